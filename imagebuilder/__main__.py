@@ -1,0 +1,7 @@
+"""Run the command line as ``python -m imagebuilder``."""
+
+import sys
+
+from imagebuilder.cli import main
+
+sys.exit(main())

@@ -1,0 +1,52 @@
+"""The pinned toolchain: how to run a program of the extracted tools tree, sealed off from the host's. Pure."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MOUNT_POINTS = ("bin", "sbin", "lib", "lib64")
+"""Links of a merged-/usr system that lead into /usr."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The tools tree: mkosi, systemd-repart, erofs-utils, QEMU, nft, knotd, pebble … of locked versions."""
+
+    tree: Path
+    """Root of the extracted packages: ``tree / "usr/bin/qemu-system-x86_64"``."""
+
+    def argv(
+        self,
+        command: Sequence[str],
+        *,
+        read: Sequence[Path] = (),
+        write: Sequence[Path] = (),
+        network: bool = False,
+        devices: Sequence[Path] = (),
+        setenv: Sequence[tuple[str, str]] = (),
+        chdir: Path | None = None,
+    ) -> list[str]:
+        """Return the argv that runs *command* with the tools tree as its /usr and /etc.
+
+        *read* and *write* are host paths, visible inside at the same place; nothing else of the host is, but
+        for /proc, *devices* and, with *network*, the caller's network namespace. /tmp and /run are empty.
+        """
+        sandbox = self.tree / "usr/lib/python3/dist-packages/mkosi/sandbox.py"
+        argv = [sys.executable, "-I", str(sandbox), "--become-root"]
+        argv += ["--ro-bind", str(self.tree / "usr"), "/usr", "--ro-bind", str(self.tree / "etc"), "/etc"]
+        for name in MOUNT_POINTS:
+            argv += ["--symlink", f"usr/{name}", f"/{name}"]
+        argv += ["--dev", "/dev", "--ro-bind", "/proc", "/proc", "--ro-bind-try", "/sys", "/sys"]
+        argv += ["--tmpfs", "/tmp", "--tmpfs", "/run", "--tmpfs", "/var"]  # noqa: S108 (inside the sandbox)
+        for path in read:
+            argv += ["--ro-bind", str(path), str(path)]
+        for path in (*write, *devices):
+            argv += ["--bind", str(path), str(path)]
+        argv += ["--chdir", str(chdir or "/")]
+        if not network:
+            argv += ["--unshare-net"]
+        environment = {"PATH": "/usr/bin:/usr/sbin", "LC_ALL": "C.UTF-8", "TZ": "UTC", "HOME": "/tmp"}
+        for name, value in (environment | dict(setenv)).items():
+            argv += ["--setenv", name, value]
+        return [*argv, "--", *command]

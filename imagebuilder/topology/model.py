@@ -1,0 +1,179 @@
+"""What a topology may say: every table and field, with its unit. Pure."""
+
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface
+from pathlib import PurePosixPath
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+HostName = Annotated[
+    str,
+    StringConstraints(
+        to_lower=True,
+        max_length=253,
+        # RFC 1123 section 2.1, at least two labels
+        pattern=r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$",
+    ),
+]
+MailAddress = Annotated[
+    str,
+    StringConstraints(
+        to_lower=True,
+        max_length=254,
+        # RFC 5321 section 4.1.2, the dot-string form without quoting
+        pattern=r"^[A-Za-z0-9!#$%&'*/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*/=?^_`{|}~-]+)*@[A-Za-z0-9.-]+$",
+    ),
+]
+
+
+class Model(BaseModel):
+    """A table of the topology: read-only, unknown keys are errors, docstrings are the schema's texts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Suite(StrEnum):
+    """Which mail engines the client runs."""
+
+    NATIVE = "native"
+    MAILCOW = "mailcow"
+
+
+class Role(StrEnum):
+    """Which of the two images."""
+
+    PROXY = "proxy"
+    CLIENT = "client"
+
+
+class Proxy(Model):
+    """The only host that the Internet sees: a small VPS with a public address."""
+
+    hostname: HostName
+    """Its full name; the MX of every mail domain, and what its PTR record must say."""
+    ipv4: IPv4Interface
+    """Public IPv4 address with prefix length, as in "198.51.100.10/24"."""
+    ipv4_gateway: IPv4Address | None = None
+    """Router for IPv4; required unless dhcp is true. It may lie outside the prefix (as some providers have it)."""
+    ipv6: IPv6Interface | None = None
+    """Public IPv6 address with prefix length; left out: the proxy speaks IPv4 only."""
+    ipv6_gateway: IPv6Address | None = None
+    """Router for IPv6, often "fe80::1"; required with ipv6 unless dhcp is true."""
+    dhcp: bool = False
+    """True: the provider hands out the addresses by DHCP and router advertisements; ipv4 and ipv6 still say which."""
+    boot_disk: PurePosixPath | None = None
+    """Disk of the VPS that an upload overwrites, as in "/dev/vda"; left out: the only disk there is."""
+
+
+class Client(Model):
+    """The server at home that keeps the mail; the Internet sees it only through the tunnel."""
+
+    hostname: HostName
+    """Its full name; never published."""
+    suite: Suite = Suite.NATIVE
+    """Which mail engines: "native" (Debian's Postfix, Dovecot, Rspamd)."""
+    ipv4: IPv4Interface | None = None
+    """Address at home with prefix length; left out: DHCP."""
+    ipv4_gateway: IPv4Address | None = None
+    """Router at home; required with ipv4."""
+
+
+class Tunnel(Model):
+    """The WireGuard tunnel that the client dials."""
+
+    network: IPv4Network = IPv4Network("10.0.0.0/24")
+    """Private network inside the tunnel; the proxy takes its first address, the client the second."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 51820
+    """UDP port on the proxy."""
+    mtu: Annotated[int, Field(ge=1280, le=1440)] = 1420
+    """Largest packet inside the tunnel, in bytes."""
+    keepalive_s: Annotated[int, Field(ge=1, le=120)] = 25
+    """Seconds between the client's keepalives, so that any NAT keeps the way back open."""
+
+    @property
+    def proxy_address(self) -> IPv4Address:
+        """The proxy's address inside the tunnel."""
+        return self.network[1]
+
+    @property
+    def client_address(self) -> IPv4Address:
+        """The client's address inside the tunnel."""
+        return self.network[2]
+
+
+class MailDomain(Model):
+    """A domain we take mail for."""
+
+    name: HostName
+    """The part after the @."""
+    dkim_selector: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")] = "dkim"
+    """Label under _domainkey where the public DKIM key is published."""
+    max_message_mib: Annotated[int, Field(ge=1, le=512)] = 25
+    """Largest message accepted, in MiB, after encoding for transport."""
+    catch_all: MailAddress | None = None
+    """Mailbox for every address of the domain that nothing else takes; left out: unknown addresses are refused."""
+
+
+class Mailbox(Model):
+    """A person's mailbox, or a program's account."""
+
+    address: MailAddress
+    """Its address, and the login name."""
+    quota_mib: Annotated[int, Field(ge=1)] = 5120
+    """Room for mail, in MiB."""
+    aliases: tuple[MailAddress, ...] = ()
+    """Further addresses that it receives, and may send as."""
+    send_only: bool = False
+    """True: it may send; mail to it is refused."""
+    sieve: str | None = None
+    """Sieve script (RFC 5228) that files its incoming mail."""
+
+
+class MailAlias(Model):
+    """An address that stands for others."""
+
+    address: MailAddress
+    """The address."""
+    targets: Annotated[tuple[MailAddress, ...], Field(min_length=1)]
+    """Where its mail goes."""
+
+
+class Mail(Model):
+    """Domains, mailboxes and aliases."""
+
+    domains: Annotated[tuple[MailDomain, ...], Field(min_length=1)]
+    """At least one; the first is the principal domain."""
+    mailboxes: Annotated[tuple[Mailbox, ...], Field(min_length=1)]
+    """At least one."""
+    aliases: tuple[MailAlias, ...] = ()
+    """Addresses that stand for others."""
+
+
+class Admin(Model):
+    """Who runs the two hosts."""
+
+    email: MailAddress
+    """Where certificate authorities and other postmasters can write to; gets the mail of postmaster@ and abuse@."""
+    ssh_keys: tuple[str, ...] = ()
+    """Public SSH keys that may log in as root, as in authorized_keys; none: nobody can."""
+
+
+class Acme(Model):
+    """The certificate authority."""
+
+    directory: str = "https://acme-v02.api.letsencrypt.org/directory"
+    """URL of the ACME directory."""
+    ca_root: PurePosixPath | None = None
+    """PEM file, relative to the topology, of a private authority's root; left out: the public ones."""
+
+
+class Topology(Model):
+    """The whole mail system, in one file."""
+
+    proxy: Proxy
+    client: Client
+    tunnel: Tunnel = Tunnel()
+    mail: Mail
+    admin: Admin
+    acme: Acme = Acme()
