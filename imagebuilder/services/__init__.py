@@ -2,4 +2,6 @@
 
 from imagebuilder.services.base import Service, Site, Values
 
-__all__ = ["Service", "Site", "Values"]
+SERVICES: tuple[Service, ...] = ()
+
+__all__ = ["SERVICES", "Service", "Site", "Values"]
