@@ -22,7 +22,7 @@ def environment() -> Environment:
     """Return the one way in which templates are read: an unknown name is an error, text stays as it is."""
     return Environment(
         undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True, autoescape=False
-    )  # fmt: skip  # noqa: S701 (configuration files, not HTML)
+    )  # fmt: skip
 
 
 def services_of(site: Site) -> tuple[Service, ...]:

@@ -38,7 +38,7 @@ class Tools:
         for name in MOUNT_POINTS:
             argv += ["--symlink", f"usr/{name}", f"/{name}"]
         argv += ["--dev", "/dev", "--ro-bind", "/proc", "/proc", "--ro-bind-try", "/sys", "/sys"]
-        argv += ["--tmpfs", "/tmp", "--tmpfs", "/run", "--tmpfs", "/var"]  # noqa: S108 (inside the sandbox)
+        argv += ["--tmpfs", "/tmp", "--tmpfs", "/run", "--tmpfs", "/var"]
         for path in read:
             argv += ["--ro-bind", str(path), str(path)]
         for path in (*write, *devices):
