@@ -1,0 +1,163 @@
+"""The content-addressed store: what was fetched and what was built, each present whole or not at all."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagebuilder.errors import ImagebuilderError
+
+FORMAT = 1
+"""Part of every key: raised when outputs of the same inputs become different bytes."""
+
+
+def default_store() -> Path:
+    """Return the folder of the store: IMAGEBUILDER_STORE, or the XDG data folder."""
+    if named := os.environ.get("IMAGEBUILDER_STORE"):
+        return Path(named).absolute()
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
+    return Path(data).absolute() / "imagebuilder"
+
+
+def derivation_key(name: str, inputs: Mapping[str, object]) -> str:
+    """Return the key (32 hex digits) of an output: everything in *inputs* (JSON-like) that can change it. Pure."""
+    text = json.dumps({"format": FORMAT, "name": name, "inputs": inputs}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 (hex) of the file *path*."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_digest(folder: Path) -> str:
+    """Return the SHA-256 (hex) of *folder*'s file names, executable bits and contents."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            line = f"{path.relative_to(folder).as_posix()} {bool(path.stat().st_mode & 0o100)} {sha256_of(path)}\n"
+            digest.update(line.encode())
+    return digest.hexdigest()
+
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""Failures that the operator mends, not we."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of ``files/SHA256`` and ``outputs/KEY-NAME/``; nothing in it ever changes."""
+
+    root: Path
+
+    def file(self, sha256: str) -> Path:
+        """Return where the file of that hash is, or will be."""
+        return self.root / "files" / sha256
+
+    def has_file(self, sha256: str) -> bool:
+        """Say whether the file of that hash is present."""
+        return self.file(sha256).exists()
+
+    def add_file(self, source: Path, sha256: str) -> Path:
+        """Move *source* in under its hash, which must be *sha256*; raise ImagebuilderError when it is not."""
+        found = sha256_of(source)
+        if found != sha256:
+            raise ImagebuilderError(f"{source.name} has SHA-256 {found[:16]}…, expected {sha256[:16]}…")
+        target = self.file(sha256)
+        with self._refusal_explained():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.chmod(0o444)
+            with source.open("rb") as file:
+                os.fsync(file.fileno())
+            source.replace(target)
+        return target
+
+    @contextlib.contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """Give a folder in the store's file system that is gone afterwards."""
+        with self._refusal_explained():
+            parent = self.root / "tmp"
+            parent.mkdir(parents=True, exist_ok=True)
+            self._clear_abandoned(parent)
+            folder = Path(tempfile.mkdtemp(dir=parent))
+            # mkosi works in here as another user of its user namespace.
+            folder.chmod(0o755)
+            try:
+                with (folder / ".lock").open("w") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                    yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def present(self, name: str, inputs: Mapping[str, object]) -> Path | None:
+        """Return the output of *inputs* when it is already there."""
+        target = self.root / "outputs" / f"{derivation_key(name, inputs)}-{name}"
+        return target if target.is_dir() else None
+
+    def output(self, name: str, inputs: Mapping[str, object], make: Callable[[Path], None]) -> Path:
+        """Return the folder that *make* fills from *inputs*, making it only when it is not there yet.
+
+        Runs that want the same output at the same time make it once: the others wait.
+        """
+        key = derivation_key(name, inputs)
+        target = self.root / "outputs" / f"{key}-{name}"
+        if target.is_dir():
+            return target
+        locks = self.root / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with (locks / key).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if target.is_dir():
+                return target
+            with self.workspace() as workspace:
+                folder = workspace / "output"
+                folder.mkdir()
+                make(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _flush(folder)
+                folder.rename(target)
+        return target
+
+    def _clear_abandoned(self, parent: Path) -> None:
+        """Remove workspaces whose run was killed: their lock is free."""
+        for folder in parent.iterdir():
+            try:
+                with (folder / ".lock").open("r+") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+            except (FileNotFoundError, NotADirectoryError, BlockingIOError):
+                continue
+
+    @contextlib.contextmanager
+    def _refusal_explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            free = shutil.disk_usage(self.root).free if self.root.exists() else 0
+            raise ImagebuilderError(
+                f"the store {self.root} cannot be written: {error.strerror} ({free // 2**20} MiB free)",
+                hint="make room, or name another folder by IMAGEBUILDER_STORE",
+            ) from error
+
+
+def _flush(folder: Path) -> None:
+    """Bring everything in *folder* to the disk before it gets its final name."""
+    for path in folder.iterdir():
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
