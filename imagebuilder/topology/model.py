@@ -1,36 +1,39 @@
 """What a topology may say: every table and field, with its unit. Pure."""
 
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface
-from pathlib import PurePosixPath
+from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
-HostName = Annotated[
-    str,
-    StringConstraints(
-        to_lower=True,
-        max_length=253,
-        # RFC 1123 section 2.1, at least two labels
-        pattern=r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$",
-    ),
-]
-MailAddress = Annotated[
-    str,
-    StringConstraints(
-        to_lower=True,
-        max_length=254,
-        # RFC 5321 section 4.1.2, the dot-string form without quoting
-        pattern=r"^[A-Za-z0-9!#$%&'*/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*/=?^_`{|}~-]+)*@[A-Za-z0-9.-]+$",
-    ),
-]
+from imagebuilder.topology.keys import SshKey
+from imagebuilder.topology.names import (
+    Disk,
+    HostName,
+    HostV4,
+    HostV6,
+    HttpsUrl,
+    MailAddress,
+    NetworkV4,
+    Pem,
+    RouterV4,
+    RouterV6,
+    Selector,
+    Switch,
+    Text,
+    Whole,
+)
+
+__all__ = [
+    "Acme", "Admin", "Client", "HostName", "Mail", "MailAddress", "MailAlias", "MailDomain", "Mailbox", "Model",
+    "Proxy", "Role", "Suite", "Topology", "Tunnel",
+]  # fmt: skip
 
 
 class Model(BaseModel):
     """A table of the topology: read-only, unknown keys are errors, docstrings are the schema's texts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
 class Suite(StrEnum):
@@ -51,18 +54,19 @@ class Proxy(Model):
     """The only host that the Internet sees: a small VPS with a public address."""
 
     hostname: HostName
-    """Its full name; the MX of every mail domain, and what its PTR record must say."""
-    ipv4: IPv4Interface
+    """Its full name, in one of your domains; the MX of every mail domain, and what its PTR record must say."""
+    ipv4: HostV4
     """Public IPv4 address with prefix length, as in "198.51.100.10/24"."""
-    ipv4_gateway: IPv4Address | None = None
-    """Router for IPv4; required unless dhcp is true. It may lie outside the prefix (as some providers have it)."""
-    ipv6: IPv6Interface | None = None
+    ipv4_gateway: RouterV4 | None = None
+    """Router for IPv4; required unless dhcp is true. Inside the prefix, unless that is a single address (/32)."""
+    ipv6: HostV6 | None = None
     """Public IPv6 address with prefix length; left out: the proxy speaks IPv4 only."""
-    ipv6_gateway: IPv6Address | None = None
-    """Router for IPv6, often "fe80::1"; required with ipv6 unless dhcp is true."""
-    dhcp: bool = False
+    ipv6_gateway: RouterV6 | None = None
+    """Router for IPv6, often "fe80::1"; required with ipv6 unless dhcp is true. It is link-local or inside the prefix,
+    but for that of a single address (/128)."""
+    dhcp: Switch = False
     """True: the provider hands out the addresses by DHCP and router advertisements; ipv4 and ipv6 still say which."""
-    boot_disk: PurePosixPath | None = None
+    boot_disk: Disk | None = None
     """Disk of the VPS that an upload overwrites, as in "/dev/vda"; left out: the only disk there is."""
 
 
@@ -70,25 +74,25 @@ class Client(Model):
     """The server at home that keeps the mail; the Internet sees it only through the tunnel."""
 
     hostname: HostName
-    """Its full name; never published."""
+    """Its full name, in one of your domains or in home.arpa or internal; never published."""
     suite: Suite = Suite.NATIVE
     """Which mail engines: "native" (Debian's Postfix, Dovecot, Rspamd)."""
-    ipv4: IPv4Interface | None = None
+    ipv4: HostV4 | None = None
     """Address at home with prefix length; left out: DHCP."""
-    ipv4_gateway: IPv4Address | None = None
+    ipv4_gateway: RouterV4 | None = None
     """Router at home; required with ipv4."""
 
 
 class Tunnel(Model):
     """The WireGuard tunnel that the client dials."""
 
-    network: IPv4Network = IPv4Network("10.0.0.0/24")
+    network: NetworkV4 = IPv4Network("10.0.0.0/24")
     """Private network inside the tunnel; the proxy takes its first address, the client the second."""
-    port: Annotated[int, Field(ge=1, le=65535)] = 51820
+    port: Annotated[Whole, Field(ge=1, le=65535)] = 51820
     """UDP port on the proxy."""
-    mtu: Annotated[int, Field(ge=1280, le=1440)] = 1420
+    mtu: Annotated[Whole, Field(ge=1280, le=1440)] = 1420
     """Largest packet inside the tunnel, in bytes."""
-    keepalive_s: Annotated[int, Field(ge=1, le=120)] = 25
+    keepalive_s: Annotated[Whole, Field(ge=1, le=120)] = 25
     """Seconds between the client's keepalives, so that any NAT keeps the way back open."""
 
     @property
@@ -107,9 +111,9 @@ class MailDomain(Model):
 
     name: HostName
     """The part after the @."""
-    dkim_selector: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")] = "dkim"
+    dkim_selector: Selector = "dkim"
     """Label under _domainkey where the public DKIM key is published."""
-    max_message_mib: Annotated[int, Field(ge=1, le=512)] = 25
+    max_message_mib: Annotated[Whole, Field(ge=1, le=512)] = 25
     """Largest message accepted, in MiB, after encoding for transport."""
     catch_all: MailAddress | None = None
     """Mailbox for every address of the domain that nothing else takes; left out: unknown addresses are refused."""
@@ -120,13 +124,13 @@ class Mailbox(Model):
 
     address: MailAddress
     """Its address, and the login name."""
-    quota_mib: Annotated[int, Field(ge=1)] = 5120
+    quota_mib: Annotated[Whole, Field(ge=1)] = 5120
     """Room for mail, in MiB."""
     aliases: tuple[MailAddress, ...] = ()
     """Further addresses that it receives, and may send as."""
-    send_only: bool = False
+    send_only: Switch = False
     """True: it may send; mail to it is refused."""
-    sieve: str | None = None
+    sieve: Text | None = None
     """Sieve script (RFC 5228) that files its incoming mail."""
 
 
@@ -155,16 +159,18 @@ class Admin(Model):
 
     email: MailAddress
     """Where certificate authorities and other postmasters can write to; gets the mail of postmaster@ and abuse@."""
-    ssh_keys: tuple[str, ...] = ()
+    ssh_keys: tuple[SshKey, ...] = ()
     """Public SSH keys that may log in as root, as in authorized_keys; none: nobody can."""
+    domains: tuple[HostName, ...] = ()
+    """Further domains of yours, without mail here, that host names may lie in."""
 
 
 class Acme(Model):
     """The certificate authority."""
 
-    directory: str = "https://acme-v02.api.letsencrypt.org/directory"
+    directory: HttpsUrl = "https://acme-v02.api.letsencrypt.org/directory"
     """URL of the ACME directory."""
-    ca_root: PurePosixPath | None = None
+    ca_root: Pem | None = None
     """PEM file, relative to the topology, of a private authority's root; left out: the public ones."""
 
 
