@@ -119,8 +119,14 @@ def _locked(apt: Apt, stanza: Stanza, closures: set[Closure], *, name: str) -> L
 
 
 def wanted_packages() -> dict[Closure, tuple[str, ...]]:
-    """Return what the profiles ask for, per closure."""
-    return {closure: profile_packages(closure) for closure in Closure}
+    """Return what the profiles ask for, per closure; both roles stand on the base profile."""
+    base = profile_packages("base")
+    return {
+        Closure.TOOLS: profile_packages("tools"),
+        Closure.INITRD: profile_packages("initrd"),
+        Closure.PROXY: base + profile_packages("proxy"),
+        Closure.CLIENT: base + profile_packages("client"),
+    }
 
 
 def resolve_in(folder: Path, mirrors: Mapping[Archive, str]) -> Lock:

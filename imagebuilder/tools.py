@@ -24,6 +24,7 @@ class Tools:
         write: Sequence[Path] = (),
         network: bool = False,
         devices: Sequence[Path] = (),
+        over: Sequence[tuple[Path, Path]] = (),
         setenv: Sequence[tuple[str, str]] = (),
         chdir: Path | None = None,
     ) -> list[str]:
@@ -43,8 +44,13 @@ class Tools:
             argv += ["--ro-bind", str(path), str(path)]
         for path in (*write, *devices):
             argv += ["--bind", str(path), str(path)]
+        for source, place in over:
+            argv += ["--ro-bind", str(source), str(place)]
         argv += ["--chdir", str(chdir or "/")]
-        if not network:
+        if network:
+            for name in ("resolv.conf", "hosts", "ssl/certs"):
+                argv += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+        else:
             argv += ["--unshare-net"]
         environment = {"PATH": "/usr/bin:/usr/sbin", "LC_ALL": "C.UTF-8", "TZ": "UTC", "HOME": "/tmp"}
         for name, value in (environment | dict(setenv)).items():

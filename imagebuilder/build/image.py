@@ -1,0 +1,252 @@
+"""The last stage: a rendered tree appended to its role's base, sealed by dm-verity, on a disk that boots anywhere."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID, uuid5
+
+from imagebuilder.build.base import Base
+from imagebuilder.lock import Lock
+from imagebuilder.resources import PROFILES
+from imagebuilder.run import run
+from imagebuilder.store import Store, sha256_of, tree_digest
+from imagebuilder.tools import Tools
+from imagebuilder.topology import Role
+from imagebuilder.tree import Tree, archive
+
+SHIPPED_PARTITIONS = ("10-esp", "20-bios", "30-root-a", "31-root-a-verity", "40-secrets")
+"""Definitions of the partitions that the image has; the others are made at first boot."""
+
+KERNEL_COMMAND_LINE = (
+    "ro",
+    "console=tty0",
+    "console=ttyS0,115200",
+    "quiet",
+    "loglevel=4",
+    "panic=30",
+    # The root is named by its hash alone: nothing is guessed from partition types, on either firmware.
+    "systemd.gpt_auto=no",
+    # /etc can't hold an identity that lasts, the machine's firmware can.
+    "systemd.machine_id=firmware",
+)
+
+GRUB_MODULES = ("biosdisk", "fat", "linux", "loadenv", "normal", "part_gpt", "search", "search_fs_file", "test")
+GRUB_EARLY = "search --no-floppy --set=root --file /grub/grub.cfg\nset prefix=($root)/grub\n"
+
+STUBS = Path("usr/lib/systemd/boot/efi")
+GRUB = Path("usr/lib/grub/i386-pc")
+
+
+@dataclass(frozen=True)
+class Image:
+    """A disk image as it ships, but for the secrets."""
+
+    role: Role
+    path: Path
+    """Raw disk, sparse and read-only."""
+    sha256: str
+    size_bytes: int
+    root_hash: str
+    """dm-verity's, hexadecimal."""
+    secrets_offset: int
+    """Where the empty partition for the secrets begins, in bytes."""
+    secrets_size: int
+    """Its size, in bytes."""
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """All that the last stage needs; nothing else can change its bytes."""
+
+    role: Role
+    base: Base
+    initrd: Path
+    tree: Tree
+    epoch: int
+    """Unix seconds."""
+    seed: UUID
+
+    @property
+    def name(self) -> str:
+        """What the image is called on its own disk."""
+        return f"imagebuilder-{self.role}_1"
+
+    def uuid(self, purpose: str) -> UUID:
+        """Return the identifier of *purpose*, always the same."""
+        return uuid5(self.seed, f"{self.role} {purpose}")
+
+
+def image_inputs(lock: Lock, role: Role, base: Base, initrd: Path, tree: Tree) -> ImageInputs:
+    """Return the inputs of the image of *role*. Pure."""
+    return ImageInputs(role, base, initrd, tree, lock.epoch, lock.seed)
+
+
+def derivation(inputs: ImageInputs, tools: Tools) -> dict[str, object]:
+    """Return what the store knows the image by."""
+    return {
+        "base": inputs.base.folder.name,
+        "initrd": inputs.initrd.parent.name,
+        "tools": tools.tree.name,
+        "tree": inputs.tree.digest(),
+        "partitions": tree_digest(PROFILES / "base/mkosi.extra/usr/lib/repart.d")
+        + tree_digest(PROFILES / inputs.role / "mkosi.extra/usr/lib/repart.d"),
+        "command_line": KERNEL_COMMAND_LINE,
+        "epoch": inputs.epoch,
+        "seed": str(inputs.seed),
+    }
+
+
+def build_image(store: Store, tools: Tools, inputs: ImageInputs) -> Image:
+    """Return the image of *inputs*, built unless the store has it."""
+
+    def make(folder: Path) -> None:
+        with store.workspace() as work:
+            root = append(tools, inputs, work)
+            root_hash = seal(tools, inputs, root, work / "root.verity")
+            lay_out_esp(tools, inputs, root_hash, work)
+            disk = folder / "disk.raw"
+            secrets = assemble(tools, inputs, root_hash, work, disk)
+            install_grub(tools, disk, work)
+            disk.chmod(0o444)
+            facts = {
+                "sha256": sha256_of(disk),
+                "size_bytes": disk.stat().st_size,
+                "root_hash": root_hash,
+                "secrets_offset": secrets[0],
+                "secrets_size": secrets[1],
+            }
+            (folder / "image.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+    folder = store.output(f"{inputs.role}-image", derivation(inputs, tools), make)
+    return Image(inputs.role, folder / "disk.raw", **json.loads((folder / "image.json").read_text()))
+
+
+def append(tools: Tools, inputs: ImageInputs, work: Path) -> Path:
+    """Return a copy of the base file system that has the tree of *inputs* too."""
+    root, addition = work / "root.erofs", work / "tree.tar"
+    run(["cp", "--reflink=auto", str(inputs.base.root), str(root)])
+    root.chmod(0o644)
+    addition.write_bytes(archive(inputs.tree, epoch=inputs.epoch, without=inputs.base.folders))
+    command = ["mkfs.erofs", "--quiet", "--tar=f", "--incremental=data", "-zlz4", "-C65536"]
+    command += ["-T", str(inputs.epoch), "-U", str(inputs.uuid("root")), str(root), str(addition)]
+    run(tools.argv(command, write=[work]))
+    return root
+
+
+def seal(tools: Tools, inputs: ImageInputs, root: Path, verity: Path) -> str:
+    """Write the hash tree of *root* to *verity* and return the root hash (hex)."""
+    salt = inputs.uuid("salt").hex * 2
+    command = ["veritysetup", "format", f"--salt={salt}", f"--uuid={inputs.uuid('verity')}"]
+    command += [f"--root-hash-file={verity}.hash", str(root), str(verity)]
+    run(tools.argv(command, write=[root.parent]))
+    return Path(f"{verity}.hash").read_text().strip()
+
+
+def command_line(root_hash: str) -> str:
+    """Return what the kernel is started with. Pure."""
+    return " ".join((f"roothash={root_hash}", *KERNEL_COMMAND_LINE))
+
+
+def grub_menu(name: str, root_hash: str) -> str:
+    """Return GRUB's menu, for machines whose firmware is BIOS. Pure."""
+    return (
+        "set timeout=0\n"
+        f'menuentry "{name}" {{\n'
+        f"    linux /{name}/vmlinuz {command_line(root_hash)}\n"
+        f"    initrd /{name}/initrd\n"
+        "}\n"
+    )
+
+
+def lay_out_esp(tools: Tools, inputs: ImageInputs, root_hash: str, work: Path) -> None:
+    """Write the files of the EFI system partition to ``work/esp``: for UEFI one UKI, for BIOS GRUB's menu."""
+    esp, stubs = work / "esp", tools.tree / STUBS
+    boot = (stubs / "systemd-bootx64.efi").read_bytes()
+    files = {
+        "EFI/BOOT/BOOTX64.EFI": boot,
+        "EFI/systemd/systemd-bootx64.efi": boot,
+        "loader/loader.conf": b"timeout 0\neditor no\n",
+        "grub/grub.cfg": grub_menu(inputs.name, root_hash).encode(),
+        f"{inputs.name}/vmlinuz": inputs.base.kernel.read_bytes(),
+        f"{inputs.name}/initrd": inputs.initrd.read_bytes(),
+    }
+    for name, content in files.items():
+        (esp / name).parent.mkdir(parents=True, exist_ok=True)
+        (esp / name).write_bytes(content)
+    uki = esp / f"EFI/Linux/{inputs.name}.efi"
+    uki.parent.mkdir()
+    command = ["ukify", "build", f"--linux={inputs.base.kernel}", f"--initrd={inputs.initrd}"]
+    command += [f"--cmdline={command_line(root_hash)}", f"--os-release=@{inputs.base.os_release}"]
+    command += [f"--uname={inputs.base.kernel_version}", f"--stub=/{STUBS}/linuxx64.efi.stub", f"--output={uki}"]
+    read = [inputs.base.folder, inputs.initrd.parent]
+    run(tools.argv(command, read=read, write=[work], setenv=_dated(inputs.epoch)))
+    for path in [*esp.rglob("*"), esp]:
+        os.utime(path, (inputs.epoch, inputs.epoch))
+
+
+def assemble(tools: Tools, inputs: ImageInputs, root_hash: str, work: Path, disk: Path) -> tuple[int, int]:
+    """Write the disk image; return (offset, size) of the secrets partition, in bytes."""
+    definitions = write_definitions(inputs, root_hash, work)
+    command = ["systemd-repart", "--empty=create", "--size=auto", "--offline=yes", "--dry-run=no", "--json=short"]
+    command += ["--sector-size=512", f"--seed={inputs.uuid('disk')}", f"--definitions={definitions}", str(disk)]
+    printed = run(
+        tools.argv(command, write=[work, disk.parent], setenv=[*_dated(inputs.epoch), ("TMPDIR", str(work))])
+    ).text
+    for partition in json.loads(printed):
+        if partition["label"] == "secrets":
+            return int(partition["offset"]), int(partition["raw_size"])
+    raise AssertionError(printed)
+
+
+def write_definitions(inputs: ImageInputs, root_hash: str, work: Path) -> Path:
+    """Write what systemd-repart lays out: the image's own definitions, and by drop-ins what goes into each."""
+    folder = work / "repart.d"
+    folder.mkdir()
+    profiles = (PROFILES / "base", PROFILES / inputs.role)
+    for name in SHIPPED_PARTITIONS:
+        (source,) = (p for profile in profiles for p in (profile / "mkosi.extra/usr/lib/repart.d").glob(f"{name}.conf"))
+        (folder / f"{name}.conf").write_bytes(source.read_bytes())
+    contents: dict[str, Sequence[str]] = {
+        "10-esp": ("Format=vfat", f"CopyFiles={work}/esp:/"),
+        "30-root-a": (
+            f"Label={inputs.name}",
+            f"CopyBlocks={work}/root.erofs",
+            f"UUID={UUID(hex=root_hash[:32])}",
+            "ReadOnly=yes",
+        ),
+        "31-root-a-verity": (
+            f"Label={inputs.name}_verity",
+            f"CopyBlocks={work}/root.verity",
+            f"UUID={UUID(hex=root_hash[32:])}",
+            "ReadOnly=yes",
+        ),
+        "40-secrets": ("ReadOnly=yes",),
+    }
+    for name, lines in contents.items():
+        drop_in = folder / f"{name}.conf.d"
+        drop_in.mkdir()
+        (drop_in / "contents.conf").write_text("[Partition]\n" + "\n".join(lines) + "\n")
+    return folder
+
+
+def install_grub(tools: Tools, disk: Path, work: Path) -> None:
+    """Make *disk* boot on BIOS: GRUB's core in its own partition, its first sector in the disk's."""
+    grub = work / "grub"
+    grub.mkdir()
+    (grub / "early.cfg").write_text(GRUB_EARLY)
+    (grub / "boot.img").write_bytes((tools.tree / GRUB / "boot.img").read_bytes())
+    command = ["grub-mkimage", f"--directory=/{GRUB}", f"--config={grub}/early.cfg", "--prefix=/grub"]
+    command += [f"--output={grub}/core.img", "--format=i386-pc", *GRUB_MODULES]
+    run(tools.argv(command, write=[grub]))
+    # grub-bios-setup wants to open the device that its folder is on, which it needs only when it can't embed itself;
+    # told that the folder is on our disk image, it works without privileges.
+    mounts = work / "mountinfo"
+    mounts.write_text(f"1 0 1:1 / / - fat {disk}\n")
+    command = [f"/{GRUB}/grub-bios-setup", f"--directory={grub}", str(disk)]
+    run(tools.argv(command, write=[work, disk.parent], over=[(mounts, Path("/proc/self/mountinfo"))]))
+
+
+def _dated(epoch: int) -> list[tuple[str, str]]:
+    return [("SOURCE_DATE_EPOCH", str(epoch))]

@@ -1,0 +1,114 @@
+"""Running mkosi: offline, from a local repository of locked packages, with the tools tree as its toolchain."""
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from uuid import UUID
+
+from imagebuilder.lock import RELEASE, LockedPackage
+from imagebuilder.run import run
+from imagebuilder.store import Store
+from imagebuilder.tools import Tools
+
+
+def settings(
+    *, profiles: Sequence[Path], repository: Path, tools: Tools, epoch: int, seed: UUID, environment: Mapping[str, str]
+) -> str:
+    """Return the mkosi.conf that ties *profiles* to locked inputs. Pure."""
+    variables = "".join(f"    {name}={value}\n" for name, value in sorted(environment.items()))
+    return (
+        "[Include]\n"
+        "Include=\n" + "".join(f"    {profile}\n" for profile in profiles) + "\n"
+        "[Distribution]\n"
+        "Distribution=debian\n"
+        f"Release={RELEASE}\n"
+        "Architecture=x86-64\n"
+        f"LocalMirror=file://{repository}\n\n"
+        "[Output]\n"
+        "Output=image\n"
+        "OutputDirectory=output\n"
+        f"Seed={seed}\n\n"
+        "[Content]\n"
+        f"SourceDateEpoch={epoch}\n\n"
+        "[Build]\n"
+        f"ToolsTree={tools.tree}\n"
+        "WithNetwork=no\n"
+        "Incremental=no\n"
+        f"WorkspaceDirectory={repository.parent}/work\n"
+        "BuildSources=\n"
+        "Environment=\n" + variables
+    )
+
+
+def build(
+    store: Store,
+    tools: Tools,
+    packages: Sequence[LockedPackage],
+    *,
+    profiles: Sequence[Path],
+    epoch: int,
+    seed: UUID,
+    folder: Path,
+    skeleton_trees: Sequence[tuple[Path, str]] = (),
+    extra_trees: Sequence[tuple[Path, str]] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Path:
+    """Build what *profiles* describe from *packages* inside *folder*; return the folder of mkosi's outputs.
+
+    *skeleton_trees* (there before the packages) and *extra_trees* (after them) are (folder, place in the image).
+    """
+    repository, project = folder / "repository", folder / "project"
+    make_repository(store, packages, repository)
+    for path in (project, project / "output", folder / "work"):
+        path.mkdir()
+    text = settings(
+        profiles=profiles, repository=repository, tools=tools, epoch=epoch, seed=seed, environment=environment or {}
+    )
+    (project / "mkosi.conf").write_text(text)
+    argv = [sys.executable, "-I", "-c", LAUNCH, str(tools.tree / "usr/lib/python3/dist-packages")]
+    argv += ["--directory", str(project), "--force"]
+    argv += [f"--skeleton-tree={source}:{target}" for source, target in skeleton_trees]
+    argv += [f"--extra-tree={source}:{target}" for source, target in extra_trees]
+    run(["unshare", "--net", *argv, "build"] if _may_unshare() else [*argv, "build"], timeout_s=3600)
+    return project / "output"
+
+
+LAUNCH = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); sys.argv[0] = 'mkosi'; from mkosi.__main__ import main; main()"
+)
+"""Starts mkosi of the tools tree with our interpreter."""
+
+
+def _may_unshare() -> bool:
+    """Say whether we can cut mkosi's network off as a whole; it does so itself for what it runs (WithNetwork=no)."""
+    import os
+
+    return os.geteuid() == 0
+
+
+def make_repository(store: Store, packages: Sequence[LockedPackage], folder: Path) -> None:
+    """Write an apt repository of *packages* to *folder*, in the shape that mkosi's LocalMirror= wants."""
+    pool = folder / "pool"
+    pool.mkdir(parents=True)
+    stanzas = []
+    for package in packages:
+        target = pool / package.file_name
+        _link(store.file(package.sha256), target)
+        control = run(["dpkg-deb", "--field", str(target)]).text.rstrip("\n")
+        stanzas.append(
+            f"{control}\nFilename: pool/{package.file_name}\nSize: {package.size}\nSHA256: {package.sha256}\n"
+        )
+    index = folder / "dists" / RELEASE / "main/binary-amd64"
+    index.mkdir(parents=True)
+    (index / "Packages").write_text("\n".join(stanzas))
+    (folder / "dists" / RELEASE / "Release").write_text(
+        f"Origin: imagebuilder\nSuite: {RELEASE}\nCodename: {RELEASE}\nArchitectures: amd64\nComponents: main\n"
+    )
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another file system, or links to files of others forbidden
+        shutil.copyfile(source, target)
