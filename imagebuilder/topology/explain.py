@@ -75,7 +75,8 @@ def _sentence(found: "ErrorDetails", model: type[BaseModel], *, secret: bool) ->
         return f"{value}: {WANTED[kind]}"
     if kind == "enum":
         choices = _choices(model, loc)
-        return f"{value}: one of {', '.join(map(repr, choices))} is wanted{suggestion(str(found['input']), choices)}"
+        close = "" if secret else suggestion(str(found["input"]), choices)
+        return f"{value}: {limits['expected']} is wanted{close}"
     if kind in ("greater_than_equal", "less_than_equal"):
         bound = f"at least {limits['ge']}" if "ge" in limits else f"at most {limits['le']}"
         return f"{value}: {bound} is wanted"

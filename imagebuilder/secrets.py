@@ -1,0 +1,253 @@
+"""The private keys of a topology and the file that keeps them; makes keys, reads and writes that one file."""
+
+import base64
+import os
+import secrets
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+
+import tomli_w
+from argon2 import PasswordHasher
+from argon2.low_level import Type
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_ssh_private_key,
+)
+
+from imagebuilder.errors import ImagebuilderError
+from imagebuilder.topology.load import parsed_toml, validated
+from imagebuilder.topology.model import Role, Topology
+from imagebuilder.topology.private import PrivateKeys
+from imagebuilder.topology.public import PublicKeys, RoleKeys
+
+PRIVATE_MODE = 0o600
+INIT_HINT = "imagebuilder init adds missing keys"
+HEADER = """\
+# Private keys and password hashes, made by `imagebuilder init`. Whoever has this file can read the mail in transit
+# and send in your name: keep it out of version control, and keep a copy in a safe place. To replace a key, delete it
+# here and run `imagebuilder init`.
+
+"""
+# RFC 9106 section 4, the second recommendation, with one lane as Dovecot's own hashes have it (libsodium)
+HASHER = PasswordHasher(time_cost=3, memory_cost=64 * 1024, parallelism=1, hash_len=32, salt_len=16, type=Type.ID)
+DKIM_BITS = 2048
+"""4096 makes a record that some providers' forms refuse, and receivers needn't check longer ones (RFC 8301)."""
+PASSWORD_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
+"""Without the letters and digits that are read as another; 5 bits each."""
+PASSWORD_GROUPS = (5, 5, 5, 5)
+
+DkimName = tuple[str, str]
+"""Mail domain and selector."""
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What only the two hosts may know; its repr shows none of it."""
+
+    wireguard: Mapping[Role, str] = field(repr=False)
+    """X25519 private keys, base64 as `wg genkey` prints them."""
+    ssh: Mapping[Role, str] = field(repr=False)
+    """Ed25519 host keys in OpenSSH's PEM form."""
+    dkim: Mapping[DkimName, str] = field(repr=False)
+    """RSA keys, PKCS#8 in PEM."""
+    mailboxes: Mapping[str, str] = field(repr=False)
+    """Password hash of each mailbox, with its scheme in front as Dovecot has it: ``{ARGON2ID}$argon2id$…``."""
+
+
+NOTHING = Secrets(MappingProxyType({}), MappingProxyType({}), MappingProxyType({}), MappingProxyType({}))
+
+
+def new_secrets(topology: Topology) -> Secrets:
+    """Return fresh keys for *topology*, and hashes of passwords that nobody knows."""
+    return completed(None, topology)[0]
+
+
+def completed(existing: Secrets | None, topology: Topology) -> tuple[Secrets, dict[str, str]]:
+    """Return *existing* with whatever *topology* needs and it lacks, and the new mailboxes' passwords in plain."""
+    old = existing or NOTHING
+    passwords = {
+        mailbox.address: new_password()
+        for mailbox in topology.mail.mailboxes
+        if mailbox.address not in old.mailboxes
+    }  # fmt: skip
+    wanted = [(domain.name, domain.dkim_selector) for domain in topology.mail.domains]
+    whole = Secrets(
+        wireguard={role: old.wireguard.get(role) or _wireguard_key() for role in Role},
+        ssh={role: old.ssh.get(role) or _ssh_key() for role in Role},
+        dkim={**old.dkim, **{name: _dkim_key() for name in wanted if name not in old.dkim}},
+        mailboxes=old.mailboxes,
+    )
+    return with_passwords(whole, passwords), passwords
+
+
+def with_passwords(existing: Secrets, passwords: Mapping[str, str]) -> Secrets:
+    """Return *existing* with the hashes of *passwords*, by address, instead of those it had."""
+    return replace(existing, mailboxes={**existing.mailboxes, **{name: hashed(passwords[name]) for name in passwords}})
+
+
+def new_password() -> str:
+    """Return a random password that can be read out: 100 bits in four groups."""
+    return "-".join("".join(secrets.choice(PASSWORD_ALPHABET) for _ in range(size)) for size in PASSWORD_GROUPS)
+
+
+def hashed(password: str) -> str:
+    """Return the hash of *password* as Dovecot stores it."""
+    return f"{{ARGON2ID}}{HASHER.hash(password)}"
+
+
+def public_keys(private: Secrets) -> PublicKeys:
+    """Return the public halves of *private*. Pure."""
+    dkim: dict[str, dict[str, str]] = {}
+    for (domain, selector), pem in sorted(private.dkim.items()):
+        dkim.setdefault(domain, {})[selector] = _dkim_public(pem)
+    return PublicKeys(
+        wireguard=RoleKeys(**{str(role): _wireguard_public(key) for role, key in private.wireguard.items()}),
+        ssh=RoleKeys(**{str(role): _ssh_public(key) for role, key in private.ssh.items()}),
+        dkim=dkim,
+    )
+
+
+def credentials(private: Secrets, topology: Topology, role: Role) -> dict[str, bytes]:
+    """Return what the image of *role* finds in /run/credstore: content by file name. Pure."""
+    if lacking := _lacking(private, topology):
+        raise ImagebuilderError(f"the secrets lack {lacking}", hint=INIT_HINT)
+    files = {
+        "network.wireguard.private.50-wg0": f"{private.wireguard[role]}\n",
+        "ssh.hostkey": private.ssh[role],
+    }
+    if role is Role.CLIENT:
+        # user:password:uid:gid:gecos:home:shell:extra, the form of Dovecot's passwd-file
+        lines = (f"{box.address}:{private.mailboxes[box.address]}::::::\n" for box in topology.mail.mailboxes)
+        files["mailboxes.passwd"] = "".join(lines)
+        for domain in topology.mail.domains:
+            name = (domain.name, domain.dkim_selector)
+            files[f"dkim.{domain.name}.{domain.dkim_selector}.key"] = private.dkim[name]
+    return {name: content.encode() for name, content in files.items()}
+
+
+def read_secrets(path: Path) -> Secrets:
+    """Return the secrets in the file at *path*; raise ImagebuilderError when others can read it or it is damaged."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise ImagebuilderError(f"{path} is no regular file")
+            if stat.S_IMODE(mode) & ~PRIVATE_MODE:
+                raise ImagebuilderError(
+                    f"{path} has mode {stat.S_IMODE(mode):04o}: others may have read the private keys in it",
+                    hint=f"chmod 600 {path}",
+                )
+            content = file.read()
+    except FileNotFoundError:
+        raise ImagebuilderError(f"there are no secrets at {path}", hint="imagebuilder init makes them") from None
+    except OSError as error:
+        raise ImagebuilderError(f"{path} can't be read: {str(error.strerror).lower()}") from None
+    hint = "restore it from your copy, or delete what is damaged and run imagebuilder init"
+    kept = validated(path, parsed_toml(path, content), PrivateKeys, hint=hint, secret=True)
+    return Secrets(
+        wireguard={Role(role): key for role, key in kept.wireguard.items()},
+        ssh={Role(role): key for role, key in kept.ssh.items()},
+        dkim={(domain, selector): key for domain, keys in kept.dkim.items() for selector, key in keys.items()},
+        mailboxes=kept.mailboxes,
+    )
+
+
+def write_secrets(path: Path, private: Secrets) -> None:
+    """Write *private* to *path*, mode 0600 from its first moment, in one step."""
+    dkim: dict[str, dict[str, str]] = {}
+    for (domain, selector), key in sorted(private.dkim.items()):
+        dkim.setdefault(domain, {})[selector] = key
+    document = {
+        "wireguard": {str(role): private.wireguard[role] for role in sorted(private.wireguard)},
+        "ssh": {str(role): private.ssh[role] for role in sorted(private.ssh)},
+        "dkim": dkim,
+        "mailboxes": {address: private.mailboxes[address] for address in sorted(private.mailboxes)},
+    }
+    write_private(path, HEADER + tomli_w.dumps(document, multiline_strings=True))
+
+
+def write_private(path: Path, text: str, *, mode: int = PRIVATE_MODE) -> None:
+    """Write *text* to *path* with *mode*, never wider, by a temporary name, fsync and rename."""
+    target = path.resolve()
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(file.fileno(), mode)
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise ImagebuilderError(f"{path} can't be written: {str(error.strerror).lower()}") from None
+
+
+def _lacking(private: Secrets, topology: Topology) -> str | None:
+    """Return what *topology* needs and *private* hasn't, named, or None. Pure."""
+    for role in Role:
+        if role not in private.wireguard or role not in private.ssh:
+            return f"a key of the {role}"
+    for domain in topology.mail.domains:
+        if (domain.name, domain.dkim_selector) not in private.dkim:
+            return f"the DKIM key of {domain.name} with the selector {domain.dkim_selector!r}"
+    for mailbox in topology.mail.mailboxes:
+        if mailbox.address not in private.mailboxes:
+            return f"a password for {mailbox.address}"
+    return None
+
+
+def _wireguard_key() -> str:
+    """Return a new X25519 private key in base64."""
+    return base64.b64encode(X25519PrivateKey.generate().private_bytes_raw()).decode()
+
+
+def _ssh_key() -> str:
+    """Return a new Ed25519 key in OpenSSH's PEM form."""
+    key = Ed25519PrivateKey.generate()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+
+
+def _dkim_key() -> str:
+    """Return a new RSA key, PKCS#8 in PEM."""
+    key = generate_private_key(public_exponent=65537, key_size=DKIM_BITS)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def _wireguard_public(private: str) -> str:
+    """Return the public half of a WireGuard key, both in base64."""
+    key = X25519PrivateKey.from_private_bytes(base64.b64decode(private))
+    return base64.b64encode(key.public_key().public_bytes_raw()).decode()
+
+
+def _ssh_public(pem: str) -> str:
+    """Return the public half of a host key as one line."""
+    key = load_ssh_private_key(pem.encode(), None)
+    return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def _dkim_public(pem: str) -> str:
+    """Return the public half of a DKIM key: DER in base64."""
+    key = load_pem_private_key(pem.encode(), None)
+    if not isinstance(key, RSAPrivateKey):
+        raise TypeError("DKIM keys are RSA")
+    der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return base64.b64encode(der).decode()
