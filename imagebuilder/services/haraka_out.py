@@ -1,0 +1,52 @@
+"""Mail to the Internet, from the client alone. Pure."""
+
+from dataclasses import dataclass
+
+from imagebuilder.services.base import Service, Site, Values
+from imagebuilder.topology import Role
+
+MIB = 1024 * 1024
+
+RELAY_PORT = 2526
+"""Not 25: mail that goes out can never loop into what comes in."""
+
+HEADERS_MIB = 1
+"""Room for what the client adds to a message of the largest size: signature, results, trace."""
+
+
+@dataclass(frozen=True)
+class HarakaOutValues(Values):
+    """What overlays/haraka-out may refer to."""
+
+    hostname: str
+    """The proxy's full name, as other servers hear it."""
+    public_ipv4: str
+    """The proxy's public IPv4 address."""
+    listen_address: str
+    """The proxy's address in the tunnel."""
+    listen_port: int
+    """Its port there."""
+    client_address: str
+    """The only address that may relay."""
+    max_message_bytes: int
+    """Above the largest limit of any domain."""
+    preferred_family: str
+    """Haraka's word for which addresses of other servers to try first."""
+
+
+def haraka_out_values(site: Site) -> HarakaOutValues:
+    """Return the values of the outbound relay."""
+    topology = site.topology
+    largest_mib = max(domain.max_message_mib for domain in topology.mail.domains)
+    return HarakaOutValues(
+        hostname=topology.proxy.hostname,
+        public_ipv4=str(topology.proxy.ipv4.ip),
+        listen_address=str(topology.tunnel.proxy_address),
+        listen_port=RELAY_PORT,
+        client_address=str(topology.tunnel.client_address),
+        max_message_bytes=(largest_mib + HEADERS_MIB) * MIB,
+        preferred_family="default" if topology.proxy.ipv6 else "v4",
+    )
+
+
+SERVICE = Service(name="haraka-out", roles=(Role.PROXY,), values=haraka_out_values, units=("haraka-out.service",))
