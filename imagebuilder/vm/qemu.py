@@ -1,0 +1,165 @@
+"""QEMU's command line for a machine. Pure."""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+
+from imagebuilder.errors import ImagebuilderError
+from imagebuilder.vm.agent import JOURNAL_PORT, PORT
+
+SMBIOS_BYTES_MAX = 60_000
+"""Credentials up to this size were seen to arrive under OVMF; 200,000 bytes stop the boot."""
+OVMF_CODE = PurePosixPath("/usr/share/OVMF/OVMF_CODE_4M.fd")
+"""UEFI firmware in the tools tree."""
+OVMF_VARIABLES = PurePosixPath("/usr/share/OVMF/OVMF_VARS_4M.fd")
+"""UEFI variables in the tools tree; each machine has its own copy."""
+
+
+class Firmware(StrEnum):
+    """What starts the machine."""
+
+    UEFI = "uefi"
+    BIOS = "bios"
+
+
+class Acceleration(StrEnum):
+    """What runs the machine's instructions."""
+
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel that is started without any disk, for machines that only try the bed itself."""
+
+    path: Path
+    initrd: Path
+    command_line: str
+
+
+@dataclass(frozen=True)
+class Nic:
+    """A network card of the machine."""
+
+    tap: str
+    """Name of the tap device that is its other end."""
+    mac: str
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """All that QEMU is told about one machine."""
+
+    name: str
+    folder: Path
+    """Sockets, console, journal and QEMU's own messages; short, as a socket's path may have 107 bytes."""
+    memory_mib: int
+    acceleration: Acceleration
+    disk: Path | None = None
+    """Its disk, qcow2, written to."""
+    firmware: Firmware = Firmware.UEFI
+    variables: Path | None = None
+    """UEFI variables, written to; required with UEFI."""
+    kernel: Kernel | None = None
+    nics: tuple[Nic, ...] = ()
+    credentials: tuple[tuple[str, bytes], ...] = ()
+    """systemd credentials, by name; PID 1 of the machine finds them in its SMBIOS tables."""
+    cpus: int = 2
+    incoming: bool = False
+    """True: it waits for a saved memory instead of starting."""
+
+    @property
+    def qmp_socket(self) -> Path:
+        """Where QEMU takes commands."""
+        return self.folder / "qmp"
+
+    @property
+    def shell_socket(self) -> Path:
+        """Where the root shell answers."""
+        return self.folder / "shell"
+
+    def resumed(self) -> "Hardware":
+        """Return the same hardware, waiting for a saved memory."""
+        return replace(self, incoming=True)
+
+
+def mac_address(name: str) -> str:
+    """Return the locally administered address of the machine *name*; the same at every run."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return ":".join(f"{byte:02x}" for byte in (0x52, 0x54, 0x00, *digest[:3]))
+
+
+def qemu_argv(hardware: Hardware, *, console: Path, journal: Path) -> list[str]:
+    """Return the argv that runs *hardware*, its serial console and its journal going to these two files."""
+    argv = ["qemu-system-x86_64", "-name", hardware.name, "-nodefaults", "-no-user-config"]
+    argv += ["-machine", "q35", *_processor(hardware), "-m", str(hardware.memory_mib)]
+    argv += ["-rtc", "base=utc", "-display", "none", "-device", "VGA", "-device", "virtio-rng-pci"]
+    argv += ["-qmp", f"unix:{hardware.qmp_socket},server=on,wait=off"]
+    argv += ["-chardev", f"file,id=console,path={console},append=on", "-serial", "chardev:console"]
+    argv += ["-device", "virtio-serial-pci"]
+    argv += ["-chardev", f"socket,id=shell,path={hardware.shell_socket},server=on,wait=off"]
+    argv += ["-device", f"virtserialport,chardev=shell,name={PORT}"]
+    argv += ["-chardev", f"file,id=journal,path={journal},append=on"]
+    argv += ["-device", f"virtserialport,chardev=journal,name={JOURNAL_PORT}"]
+    argv += _disk(hardware) + _start(hardware) + _network(hardware)
+    argv += smbios_arguments(dict(hardware.credentials))
+    if hardware.incoming:
+        argv += ["-incoming", "defer"]
+    return argv
+
+
+def smbios_arguments(credentials: Mapping[str, bytes]) -> list[str]:
+    """Return the arguments that carry *credentials* to systemd in the machine's SMBIOS tables.
+
+    Raises ImagebuilderError when they are larger than what firmware was seen to carry.
+    """
+    argv: list[str] = []
+    total = 0
+    for name, content in sorted(credentials.items()):
+        encoded = base64.b64encode(content).decode()
+        total += len(encoded)
+        argv += ["-smbios", f"type=11,value=io.systemd.credential.binary:{name}={encoded}"]
+    if total > SMBIOS_BYTES_MAX:
+        raise ImagebuilderError(f"credentials of {total:,} bytes don't fit the SMBIOS tables ({SMBIOS_BYTES_MAX:,})")
+    return argv
+
+
+def _processor(hardware: Hardware) -> list[str]:
+    if hardware.acceleration is Acceleration.KVM:
+        return ["-accel", "kvm", "-cpu", "host", "-smp", str(hardware.cpus)]
+    return ["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(hardware.cpus)]
+
+
+def _disk(hardware: Hardware) -> list[str]:
+    if hardware.disk is None:
+        return []
+    # cache=unsafe: the host's page cache outlives a killed QEMU, and a killed host is not what is tested.
+    return [
+        "-drive", f"if=none,id=disk,file={hardware.disk},format=qcow2,cache=unsafe,discard=unmap",
+        "-device", "virtio-blk-pci,drive=disk,bootindex=1",
+    ]  # fmt: skip
+
+
+def _start(hardware: Hardware) -> list[str]:
+    if hardware.kernel is not None:
+        kernel = hardware.kernel
+        return ["-kernel", str(kernel.path), "-initrd", str(kernel.initrd), "-append", kernel.command_line]
+    if hardware.firmware is Firmware.BIOS:
+        return []
+    return [
+        "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={OVMF_CODE}",
+        "-drive", f"if=pflash,format=raw,unit=1,file={hardware.variables}",
+    ]  # fmt: skip
+
+
+def _network(hardware: Hardware) -> list[str]:
+    argv: list[str] = []
+    for number, nic in enumerate(hardware.nics):
+        argv += ["-netdev", f"tap,id=net{number},ifname={nic.tap},script=no,downscript=no"]
+        # romfile=: no PXE, which would only cost time when a disk doesn't start
+        argv += ["-device", f"virtio-net-pci,netdev=net{number},mac={nic.mac},romfile="]
+    return argv
