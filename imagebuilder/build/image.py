@@ -30,6 +30,8 @@ KERNEL_COMMAND_LINE = (
     "systemd.gpt_auto=no",
     # /etc can't hold an identity that lasts, the machine's firmware can.
     "systemd.machine_id=firmware",
+    # No SSH by other ways than the network.
+    "systemd.ssh_auto=no",
 )
 
 GRUB_MODULES = ("biosdisk", "fat", "linux", "loadenv", "normal", "part_gpt", "search", "search_fs_file", "test")

@@ -1,7 +1,47 @@
 """One module per service: which values its overlay may refer to. Pure."""
 
+from imagebuilder.services import (
+    caddy,
+    certificate,
+    dovecot,
+    firewall_client,
+    firewall_proxy,
+    haproxy,
+    haraka_in,
+    haraka_out,
+    network_client,
+    network_proxy,
+    postfix,
+    rspamd,
+    sshd,
+    system,
+    tunnel,
+    unbound,
+    valkey,
+)
 from imagebuilder.services.base import Service, Site, Values
 
-SERVICES: tuple[Service, ...] = ()
+SERVICES: tuple[Service, ...] = (
+    # both hosts
+    system.SERVICE,
+    tunnel.SERVICE,
+    unbound.SERVICE,
+    sshd.SERVICE,
+    certificate.SERVICE,
+    # the proxy, from the outside in
+    network_proxy.SERVICE,
+    firewall_proxy.SERVICE,
+    haproxy.SERVICE,
+    caddy.SERVICE,
+    haraka_in.SERVICE,
+    haraka_out.SERVICE,
+    # the client, in the order that a message takes
+    network_client.SERVICE,
+    firewall_client.SERVICE,
+    postfix.SERVICE,
+    rspamd.SERVICE,
+    valkey.SERVICE,
+    dovecot.SERVICE,
+)
 
 __all__ = ["SERVICES", "Service", "Site", "Values"]
