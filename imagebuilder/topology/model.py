@@ -124,7 +124,7 @@ class Mailbox(Model):
 
     address: MailAddress
     """Its address, and the login name."""
-    quota_mib: Annotated[Whole, Field(ge=1)] = 5120
+    quota_mib: Annotated[Whole, Field(ge=1, le=16_777_216)] = 5120
     """Room for mail, in MiB."""
     aliases: tuple[MailAddress, ...] = ()
     """Further addresses that it receives, and may send as."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, ip_address
 from pathlib import PurePosixPath
 from typing import Annotated, TypeVar
+from unicodedata import category
 
 from pydantic import AfterValidator, BeforeValidator, Strict, StringConstraints
 from pydantic_core import PydanticCustomError
@@ -28,6 +29,9 @@ ATOM = r"[A-Za-z0-9!#$%&'*/=?^_`{|}~+-]+"
 DOT_STRING = re.compile(rf"{ATOM}(\.{ATOM})*")
 # Characters that IDNA 2008 keeps and Python's codec (IDNA 2003) maps to others, so that another domain would result
 DEVIATIONS = re.compile("[\u00df\u1e9e\u03c2\u200c\u200d]")
+
+# Hyphen, the Catalan middle dot, and the four full stops of RFC 3490 section 3.1
+SEPARATORS = "-\u00b7.\u3002\uff0e\uff61"
 
 
 def refused(sentence: str) -> PydanticCustomError:
@@ -81,6 +85,8 @@ def a_labels(value: str) -> str:
         return value
     if DEVIATIONS.search(value):
         raise refused(f"{shown(value)} has a letter that programs convert differently: write its xn-- form")
+    if not all(character.isalnum() or category(character)[0] == "M" or character in SEPARATORS for character in value):
+        raise refused(f"{shown(value)} is no host name: it has a character that is neither letter nor digit")
     try:
         return value.encode("idna").decode("ascii")
     except UnicodeError:
