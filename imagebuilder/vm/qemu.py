@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
+from uuid import NAMESPACE_DNS, uuid5
 
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.vm.agent import JOURNAL_PORT, PORT
@@ -96,6 +97,8 @@ def mac_address(name: str) -> str:
 def qemu_argv(hardware: Hardware, *, console: Path, journal: Path) -> list[str]:
     """Return the argv that runs *hardware*, its serial console and its journal going to these two files."""
     argv = ["qemu-system-x86_64", "-name", hardware.name, "-nodefaults", "-no-user-config"]
+    # The image takes its machine-id from the firmware, so that it lasts although /etc is read-only.
+    argv += ["-uuid", str(uuid5(NAMESPACE_DNS, f"{hardware.name}.bed"))]
     argv += ["-machine", "q35", *_processor(hardware), "-m", str(hardware.memory_mib)]
     argv += ["-rtc", "base=utc", "-display", "none", "-device", "VGA", "-device", "virtio-rng-pci"]
     argv += ["-qmp", f"unix:{hardware.qmp_socket},server=on,wait=off"]

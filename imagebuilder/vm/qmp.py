@@ -32,7 +32,7 @@ class Qmp:
         self._read()  # the greeting
         self.command("qmp_capabilities")
 
-    def command(self, name: str, **arguments: object) -> Any:  # noqa: ANN401 (JSON: each command its own shape)
+    def command(self, name: str, /, **arguments: object) -> Any:  # noqa: ANN401 (JSON: each command its own shape)
         """Run *name* and return what it returned; underscores in argument names become dashes."""
         request: dict[str, object] = {"execute": name}
         if arguments:

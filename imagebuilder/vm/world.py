@@ -1,0 +1,305 @@
+"""The outside world on one machine: Internet, home line, LAN, and the hosts on them. Owns the networks.
+
+```
+ proxy0 ── internet ── stranger        internet: router of all, root name servers
+              │  └──── user            home: NAT, DHCP
+             home ── lan0 ── lan       lan0, proxy0: bridges with the machines' taps
+```
+"""
+
+import contextlib
+import os
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+from imagebuilder.dns import Record, reverse_records, txt, zone_records
+from imagebuilder.errors import ImagebuilderError
+from imagebuilder.run import environment, run
+from imagebuilder.tools import Tools
+from imagebuilder.topology import PublicKeys, Role, Topology
+from imagebuilder.vm.addresses import Addresses, Place, addresses
+from imagebuilder.vm.nameserver import NameServer, root_addresses
+from imagebuilder.vm.namespace import NETWORKS, bind_over, entered, new_network
+from imagebuilder.vm.qemu import mac_address
+
+TUN = Path("/dev/net/tun")
+FOLDER = Path("/run/bed")
+"""Sockets and small files of the world; /run is the namespace's own."""
+TAPS = {Role.PROXY: "tap-proxy", Role.CLIENT: "tap-client"}
+STRANGER_DOMAIN = "stranger.example"
+USER_NAME = "roaming.user.example"
+HOME_NAME = "line-2.provider.example"
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host of the outside world; sockets and programs can be opened *from* it."""
+
+    name: str
+    ipv4: IPv4Address
+    ipv6: IPv6Address | None = None
+
+    def entered(self) -> contextlib.AbstractContextManager[None]:
+        """Put this thread on the host: sockets opened within leave from here, for good."""
+        return entered(self.name)
+
+    def connect(self, address: str | IPv4Address | IPv6Address, port: int, *, within_s: float = 30) -> socket.socket:
+        """Return a TCP connection from this host to *address*."""
+        with self.entered():
+            return socket.create_connection((str(address), port), timeout=within_s)
+
+    def listen(self, port: int) -> socket.socket:
+        """Return a socket that listens on all addresses of this host, IPv4 and IPv6."""
+        with self.entered():
+            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64)
+
+    def run(
+        self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 120, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run one of this machine's own programs on the host and return what it said."""
+        with self.entered():
+            return subprocess.run(
+                list(argv), input=stdin, env=environment(env), capture_output=True, check=False, timeout=timeout_s
+            )
+
+    def call(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
+        """Run a program on the host with our own terminal and whole environment, and return its exit status."""
+        with self.entered():
+            try:
+                return subprocess.run(list(argv), env={**os.environ, **(env or {})}, check=False).returncode
+            except (FileNotFoundError, PermissionError) as error:
+                raise ImagebuilderError(f"{argv[0]!r} can't be run: {error.strerror}") from error
+
+
+@dataclass
+class World:
+    """The networks around a topology's two machines; use it inside a namespace, as a context manager."""
+
+    tools: Tools
+    topology: Topology
+    public: PublicKeys
+    extra_records: tuple[Record, ...] = ()
+    """Further names of the zone."""
+    places: Addresses = field(init=False)
+    internet: Host = field(init=False)
+    stranger: Host = field(init=False)
+    user: Host = field(init=False)
+    home: Host = field(init=False)
+    lan: Host = field(init=False)
+    _children: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.places = addresses(self.topology)
+        self.internet = Host("internet", self.places.dns_ipv4, self.places.dns_ipv6)
+        self.stranger = _host("stranger", self.places.stranger)
+        self.user = _host("user", self.places.user)
+        self.home = Host("home", self.places.home.ipv4.ip)
+        self.lan = _host("lan", self.places.lan)
+        self.dns = NameServer(
+            self.tools,
+            FOLDER / "dns",
+            "internet",
+            [str(self.places.dns_ipv4), str(self.places.dns_ipv6), *root_addresses()],
+        )
+
+    def __enter__(self) -> "World":
+        _require_tun()
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        for host in self.hosts:
+            new_network(host.name)
+        self._internet()
+        self._leaf(self.stranger, self.places.stranger)
+        self._leaf(self.user, self.places.user)
+        self._home()
+        self._resolver()
+        self.dns.start((*world_records(self.topology, self.public, self.places), *self.extra_records))
+        self._dhcp()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.dns.stop()
+        for child in self._children:
+            child.kill()
+            child.wait()
+
+    @property
+    def hosts(self) -> tuple[Host, ...]:
+        """All hosts that are no machines."""
+        return (self.internet, self.stranger, self.user, self.home, self.lan)
+
+    def network_of(self, role: Role) -> str:
+        """Return the network that the tap of the machine *role* is in."""
+        return "internet" if role is Role.PROXY else "home"
+
+    def firewall(self, host: Host, rules: str) -> None:
+        """Apply *rules*, in nft's language, to *host*; for loss, blocking and the like."""
+        with host.entered():
+            run(self.tools.argv(["nft", "-f", "-"], network=True), stdin=rules.encode())
+
+    # --- making it
+
+    def _internet(self) -> None:
+        proxy = self.topology.proxy
+        lines = ["link set lo up", *_bridge("proxy0", TAPS[Role.PROXY])]
+        lines += [f"address add {address}/{_bits(address)} dev lo" for address in root_addresses()]
+        lines += [
+            f"address add {address}/{_bits(address)} dev lo" for address in (self.internet.ipv4, self.internet.ipv6)
+        ]
+        router4 = proxy.ipv4_gateway or proxy.ipv4.network[1]
+        lines += _router_side("proxy0", router4, proxy.ipv4.network)
+        if proxy.ipv6 is not None:
+            router6 = proxy.ipv6_gateway or IPv6Address("fe80::1")
+            lines += _router_side("proxy0", router6, proxy.ipv6.network)
+        for name, place in (("stranger", self.places.stranger), ("user", self.places.user), ("home", self.places.home)):
+            lines += [f"link add to-{name} type veth peer name eth0 netns {NETWORKS / name}", f"link set to-{name} up"]
+            lines += _router_side(f"to-{name}", place.ipv4_gateway, place.ipv4.network)
+            if place.ipv6 is not None and place.ipv6_gateway is not None:
+                lines += _router_side(f"to-{name}", place.ipv6_gateway, place.ipv6.network)
+        self._ip("internet", lines)
+        _forward("internet")
+
+    def _leaf(self, host: Host, place: Place) -> None:
+        lines = ["link set lo up", "link set eth0 up", f"address add {place.ipv4} dev eth0"]
+        lines += [f"route add default via {place.ipv4_gateway}"]
+        if place.ipv6 is not None:
+            lines += [f"address add {place.ipv6} dev eth0 nodad", f"route add default via {place.ipv6_gateway}"]
+        self._ip(host.name, lines)
+
+    def _home(self) -> None:
+        line, lan = self.places.home, self.places.lan
+        self._leaf(self.home, Place(line.ipv4, line.ipv4_gateway))
+        lines = [
+            *_bridge("lan0", TAPS[Role.CLIENT]),
+            f"link add to-lan type veth peer name eth0 netns {NETWORKS / 'lan'}",
+        ]
+        lines += ["link set to-lan master lan0", "link set to-lan up"]
+        lines += [f"address add {lan.ipv4_gateway}/{lan.ipv4.network.prefixlen} dev lan0"]
+        self._ip("home", lines)
+        self._leaf(self.lan, lan)
+        _forward("home")
+        self.firewall(self.home, NAT_RULES)
+
+    def _dhcp(self) -> None:
+        lan = self.places.lan.ipv4.network
+        leases = FOLDER / "dhcp"
+        leases.mkdir(exist_ok=True)
+        argv = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--no-hosts", "--no-resolv"]
+        argv += [f"--server={self.places.dns_ipv4}", "--interface=lan0", "--bind-interfaces", "--pid-file="]
+        argv += [f"--dhcp-leasefile={leases}/leases", f"--dhcp-range={lan.network_address},static,{lan.netmask},12h"]
+        argv += [
+            f"--dhcp-host={mac_address(Role.CLIENT)},{self.places.client.ipv4.ip}",
+            "--log-dhcp",
+            "--log-facility=-",
+        ]
+        self._child("home", argv, leases)
+
+    def _child(self, network: str, argv: list[str], folder: Path) -> None:
+        command = self.tools.argv(argv, network=True, write=[folder])
+        with entered(network), (folder / f"{argv[0]}.txt").open("ab") as messages:
+            self._children.append(
+                subprocess.Popen(command, env=environment(), stdin=subprocess.DEVNULL, stdout=messages, stderr=messages)
+            )
+
+    def _resolver(self) -> None:
+        """Make this namespace's programs ask the world's name server."""
+        wanted = FOLDER / "resolv.conf"
+        wanted.write_text(f"nameserver {self.places.dns_ipv4}\noptions timeout:2 attempts:2\n")
+        target = Path(os.path.realpath("/etc/resolv.conf"))
+        if not target.exists() and target.is_relative_to("/run"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.touch()
+        if not target.exists():
+            raise ImagebuilderError("this machine has no /etc/resolv.conf that the bed could lay its own over")
+        bind_over(wanted, target)
+        switch = Path("/etc/nsswitch.conf")
+        if switch.exists():
+            lines = [line for line in switch.read_text().splitlines() if not line.startswith("hosts:")]
+            (FOLDER / "nsswitch.conf").write_text("\n".join([*lines, "hosts: files dns"]) + "\n")
+            bind_over(FOLDER / "nsswitch.conf", switch)
+
+    def _ip(self, network: str, lines: Sequence[str]) -> None:
+        argv = self.tools.argv(["ip", "-batch", "-"], network=True, read=[NETWORKS], devices=[TUN.parent])
+        with entered(network):
+            run(argv, stdin="\n".join(lines).encode() + b"\n")
+
+
+NAT_RULES = """
+table ip nat {
+    chain after { type nat hook postrouting priority srcnat; oifname "eth0" masquerade; }
+}
+table inet filter {
+    chain forwarded {
+        type filter hook forward priority filter; policy drop;
+        ct state established,related accept
+        iifname "lan0" oifname "eth0" accept
+    }
+}
+"""
+"""What any router at home does: nothing comes in that nobody asked for."""
+
+
+def world_records(topology: Topology, public: PublicKeys, places: Addresses) -> tuple[Record, ...]:
+    """Return every name of the world: the topology's own, and those of the outside hosts. Pure."""
+    own = (*zone_records(topology, public), *reverse_records(topology))
+    mx = f"mx.{STRANGER_DOMAIN}."
+    outside = [
+        Record(f"{STRANGER_DOMAIN}.", "MX", f"10 {mx}", "mail for the stranger"),
+        Record(f"{STRANGER_DOMAIN}.", "TXT", txt("v=spf1 mx -all"), "the stranger's own policy"),
+        Record(f"_dmarc.{STRANGER_DOMAIN}.", "TXT", txt("v=DMARC1; p=none"), "the stranger's own policy"),
+    ]
+    for name, place in ((mx, places.stranger), (f"{USER_NAME}.", places.user), (f"{HOME_NAME}.", places.home)):
+        outside.append(Record(name, "A", str(place.ipv4.ip), "an outside host"))
+        outside.append(Record(f"{place.ipv4.ip.reverse_pointer}.", "PTR", name, "an outside host"))
+        if place.ipv6 is not None:
+            outside.append(Record(name, "AAAA", str(place.ipv6.ip), "an outside host"))
+            outside.append(Record(f"{place.ipv6.ip.reverse_pointer}.", "PTR", name, "an outside host"))
+    return (*own, *outside)
+
+
+def _host(name: str, place: Place) -> Host:
+    return Host(name, place.ipv4.ip, place.ipv6.ip if place.ipv6 else None)
+
+
+def _bits(address: object) -> int:
+    return 128 if ":" in str(address) else 32
+
+
+def _bridge(name: str, tap: str) -> list[str]:
+    return [
+        f"link add {name} type bridge forward_delay 0",
+        f"tuntap add dev {tap} mode tap vnet_hdr",
+        f"link set {tap} master {name}",
+        f"link set {tap} up",
+        f"link set {name} up",
+    ]
+
+
+def _router_side(device: str, router: IPv4Address | IPv6Address, network: object) -> list[str]:
+    """Return the commands that give *device* the address *router* and reach *network* through it.
+
+    The router need not lie in the network: some providers have it elsewhere.
+    """
+    late = " nodad" if router.version == 6 else ""
+    prefix = 64 if router.is_link_local else _bits(router)
+    return [f"address add {router}/{prefix} dev {device}{late}", f"route add {network} dev {device}"]
+
+
+def _forward(network: str) -> None:
+    with entered(network):
+        for knob in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            Path("/proc/sys/net", knob).write_text("1")
+
+
+def _require_tun() -> None:
+    try:
+        with TUN.open("r+b", buffering=0):
+            return
+    except OSError as error:
+        raise ImagebuilderError(
+            f"{TUN} can't be opened ({error.strerror}), and the machines' network needs it",
+            hint=f"run as root, or: sudo chmod 0666 {TUN}",
+        ) from error
