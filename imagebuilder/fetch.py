@@ -2,14 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.debian import Apt
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.lock import Archive, LockedPackage
-from imagebuilder.run import ProcessError
+from imagebuilder.run import ProcessError, say
 from imagebuilder.store import Store, sha256_of
 
 APT_HELPER = "/usr/lib/apt/apt-helper"
@@ -34,7 +34,8 @@ class MissingFilesError(ImagebuilderError):
 class Sources:
     """Where locked files may come from."""
 
-    mirrors: Mapping[Archive, str]
+    find_mirrors: Callable[[], Mapping[Archive, str]]
+    """Asked only when something must be fetched: a machine that has everything needs no mirror."""
     substituters: tuple[Path, ...] = ()
     """Folders whose files are known by their hash, whatever their names."""
 
@@ -53,8 +54,11 @@ def fetch(store: Store, packages: Iterable[LockedPackage], sources: Sources) -> 
     for found in _in_substituters(store, missing.values(), sources.substituters):
         del missing[found]
     todo = sorted(missing.values(), key=lambda package: package.name)
+    mirrors = sources.find_mirrors() if todo else {}
+    if todo:
+        say(f"fetching {len(todo)} packages, {sum(package.size for package in todo) // 10**6} MB")
     for start in range(0, len(todo), BATCH):
-        for found in _from_mirrors(store, todo[start : start + BATCH], sources.mirrors):
+        for found in _from_mirrors(store, todo[start : start + BATCH], mirrors):
             del missing[found]
     if missing:
         raise MissingFilesError(sorted(missing.values(), key=lambda package: package.name))

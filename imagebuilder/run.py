@@ -17,6 +17,11 @@ verbose = False
 """Whether each command is shown on stderr, ready to paste; the command line sets it."""
 
 
+def say(line: str) -> None:
+    """Tell the operator on stderr what goes on; stdout is for results."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 (the one place that does)
+
+
 class ProcessError(ImagebuilderError):
     """A process that we need ended with a failure; the message carries the end of what it said."""
 
@@ -64,7 +69,7 @@ def run(
 ) -> Result:
     """Run *argv* to its end and return what it said; raise ProcessError unless its status is 0."""
     if verbose:
-        print(shlex.join(argv), file=sys.stderr)  # noqa: T201 (what -v asks for)
+        say(shlex.join(argv))
     try:
         done = subprocess.run(
             list(argv), input=stdin, env=environment(env), cwd=cwd,

@@ -4,18 +4,16 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.errors import ImagebuilderError
-
-FORMAT = 1
-"""Part of every key: raised when outputs of the same inputs become different bytes."""
+from imagebuilder.plan import Derivation
+from imagebuilder.run import say
 
 
 def default_store() -> Path:
@@ -26,26 +24,10 @@ def default_store() -> Path:
     return Path(data).absolute() / "imagebuilder"
 
 
-def derivation_key(name: str, inputs: Mapping[str, object]) -> str:
-    """Return the key (32 hex digits) of an output: everything in *inputs* (JSON-like) that can change it. Pure."""
-    text = json.dumps({"format": FORMAT, "name": name, "inputs": inputs}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 (hex) of the file *path*."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def tree_digest(folder: Path) -> str:
-    """Return the SHA-256 (hex) of *folder*'s file names, executable bits and contents."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            line = f"{path.relative_to(folder).as_posix()} {bool(path.stat().st_mode & 0o100)} {sha256_of(path)}\n"
-            digest.update(line.encode())
-    return digest.hexdigest()
 
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -97,26 +79,26 @@ class Store:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def present(self, name: str, inputs: Mapping[str, object]) -> Path | None:
-        """Return the output of *inputs* when it is already there."""
-        target = self.root / "outputs" / f"{derivation_key(name, inputs)}-{name}"
-        return target if target.is_dir() else None
+    def path(self, derivation: Derivation) -> Path:
+        """Return where the output of *derivation* is, or will be."""
+        return self.root / "outputs" / str(derivation)
 
-    def output(self, name: str, inputs: Mapping[str, object], make: Callable[[Path], None]) -> Path:
-        """Return the folder that *make* fills from *inputs*, making it only when it is not there yet.
+    def has(self, derivation: Derivation) -> bool:
+        """Say whether the output of *derivation* is present."""
+        return self.path(derivation).is_dir()
+
+    def output(self, derivation: Derivation, make: Callable[[Path], None]) -> Path:
+        """Return the folder that *make* fills for *derivation*, making it only when it is not there yet.
 
         Runs that want the same output at the same time make it once: the others wait.
         """
-        key = derivation_key(name, inputs)
-        target = self.root / "outputs" / f"{key}-{name}"
+        target = self.path(derivation)
         if target.is_dir():
             return target
-        locks = self.root / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        with (locks / key).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._refusal_explained(), self._alone(derivation):
             if target.is_dir():
                 return target
+            say(f"building {derivation.name}")
             with self.workspace() as workspace:
                 folder = workspace / "output"
                 folder.mkdir()
@@ -125,6 +107,15 @@ class Store:
                 _flush(folder)
                 folder.rename(target)
         return target
+
+    @contextlib.contextmanager
+    def _alone(self, derivation: Derivation) -> Iterator[None]:
+        """Wait until nobody else makes *derivation*."""
+        locks = self.root / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with (locks / derivation.key).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _clear_abandoned(self, parent: Path) -> None:
         """Remove workspaces whose run was killed: their lock is free."""

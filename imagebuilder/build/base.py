@@ -1,17 +1,16 @@
 """The part of an image that no topology changes: its packages as a sealed-off file system, its kernel, its initrd."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from uuid import uuid5
 
 from imagebuilder.build import mkosi
-from imagebuilder.build.toolchain import extract, identities
+from imagebuilder.build.toolchain import extract
 from imagebuilder.lock import Closure, Lock
+from imagebuilder.plan import NODE_MODULES, RolePlan, kernels
 from imagebuilder.resources import PROFILES
-from imagebuilder.store import Store, tree_digest
+from imagebuilder.store import Store
 from imagebuilder.tools import Tools
-from imagebuilder.topology import Role
 
 
 @dataclass(frozen=True)
@@ -46,56 +45,41 @@ class Base:
         return frozenset(map(PurePosixPath, (self.folder / "folders").read_text().splitlines()))
 
 
-def build_base(
-    store: Store, tools: Tools, lock: Lock, role: Role, *, extra_trees: Sequence[tuple[Path, str]] = ()
-) -> Base:
-    """Return the base of *role*; *extra_trees* are (output of the store, place in the image)."""
-    packages = lock.closure(Closure(role))
-    profiles = (PROFILES / "base", PROFILES / role)
-    filesystem_uuid = str(uuid5(lock.seed, f"{role} root"))
+def build_base(store: Store, tools: Tools, lock: Lock, plan: RolePlan, *, node_modules: Path) -> Base:
+    """Return the base of *plan*'s role; *node_modules* is what its plan names, if it names any."""
+    extra_trees = [(node_modules, NODE_MODULES)] if plan.base.inputs["node_modules"] else []
 
     def make(folder: Path) -> None:
         with store.workspace() as workspace:
             built = mkosi.build(
                 store,
                 tools,
-                packages,
-                profiles=profiles,
+                plan.packages,
+                profiles=plan.profiles,
                 epoch=lock.epoch,
                 seed=lock.seed,
                 folder=workspace,
                 extra_trees=extra_trees,
-                environment={"FILESYSTEM_UUID": filesystem_uuid},
+                environment={"FILESYSTEM_UUID": str(uuid5(lock.seed, f"{plan.role} root"))},
             )
             for name in ("root.erofs", "vmlinuz", "kernel-version", "os-release", "folders"):
                 (built / name).rename(folder / name)
 
-    inputs = {
-        "packages": identities(packages),
-        "tools": tools.tree.name,
-        "profiles": [tree_digest(profile) for profile in profiles],
-        "extra": [[source.name, target] for source, target in extra_trees],
-        "epoch": lock.epoch,
-        "seed": str(lock.seed),
-    }
-    return Base(store.output(f"{role}-base", inputs, make))
+    return Base(store.output(plan.base, make))
 
 
-def build_initrd(store: Store, tools: Tools, lock: Lock, role: Role) -> Path:
-    """Return the initrd of *role*'s kernel, a zstd-compressed cpio."""
-    packages = lock.closure(Closure.INITRD)
-    kernels = tuple(p for p in lock.closure(Closure(role)) if p.name.startswith("linux-image-6"))
-    profile = PROFILES / "initrd"
+def build_initrd(store: Store, tools: Tools, lock: Lock, plan: RolePlan) -> Path:
+    """Return the initrd of *plan*'s kernel, a zstd-compressed cpio."""
 
     def make(folder: Path) -> None:
         with store.workspace() as workspace:
             kernel = workspace / "kernel"
-            extract(store, kernels, kernel)
+            extract(store, kernels(plan.packages), kernel)
             built = mkosi.build(
                 store,
                 tools,
-                packages,
-                profiles=(profile,),
+                lock.closure(Closure.INITRD),
+                profiles=[PROFILES / "initrd"],
                 epoch=lock.epoch,
                 seed=lock.seed,
                 folder=workspace,
@@ -104,12 +88,4 @@ def build_initrd(store: Store, tools: Tools, lock: Lock, role: Role) -> Path:
             )
             (built / "image.cpio.zst").rename(folder / "initrd")
 
-    inputs = {
-        "packages": identities(packages),
-        "kernels": identities(kernels),
-        "tools": tools.tree.name,
-        "profile": tree_digest(profile),
-        "epoch": lock.epoch,
-        "seed": str(lock.seed),
-    }
-    return store.output(f"{role}-initrd", inputs, make) / "initrd"
+    return store.output(plan.initrd, make) / "initrd"

@@ -9,30 +9,15 @@ from uuid import UUID, uuid5
 
 from imagebuilder.build.base import Base
 from imagebuilder.lock import Lock
-from imagebuilder.resources import PROFILES
+from imagebuilder.plan import KERNEL_COMMAND_LINE, PARTITIONS, RolePlan
 from imagebuilder.run import run
-from imagebuilder.store import Store, sha256_of, tree_digest
+from imagebuilder.store import Store, sha256_of
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
-from imagebuilder.tree import Tree, archive
+from imagebuilder.tree import archive
 
 SHIPPED_PARTITIONS = ("10-esp", "20-bios", "30-root-a", "31-root-a-verity", "40-secrets")
 """Definitions of the partitions that the image has; the others are made at first boot."""
-
-KERNEL_COMMAND_LINE = (
-    "ro",
-    "console=tty0",
-    "console=ttyS0,115200",
-    "quiet",
-    "loglevel=4",
-    "panic=30",
-    # The root is named by its hash alone: nothing is guessed from partition types, on either firmware.
-    "systemd.gpt_auto=no",
-    # /etc can't hold an identity that lasts, the machine's firmware can.
-    "systemd.machine_id=firmware",
-    # No SSH by other ways than the network.
-    "systemd.ssh_auto=no",
-)
 
 GRUB_MODULES = ("biosdisk", "fat", "linux", "loadenv", "normal", "part_gpt", "search", "search_fs_file", "test")
 GRUB_EARLY = "search --no-floppy --set=root --file /grub/grub.cfg\nset prefix=($root)/grub\n"
@@ -59,88 +44,65 @@ class Image:
 
 
 @dataclass(frozen=True)
-class ImageInputs:
-    """All that the last stage needs; nothing else can change its bytes."""
+class Parts:
+    """What the last stage puts together."""
 
-    role: Role
+    plan: RolePlan
+    lock: Lock
     base: Base
     initrd: Path
-    tree: Tree
-    epoch: int
-    """Unix seconds."""
-    seed: UUID
 
     @property
     def name(self) -> str:
         """What the image is called on its own disk."""
-        return f"imagebuilder-{self.role}_1"
+        return f"imagebuilder-{self.plan.role}_1"
 
     def uuid(self, purpose: str) -> UUID:
         """Return the identifier of *purpose*, always the same."""
-        return uuid5(self.seed, f"{self.role} {purpose}")
+        return uuid5(self.lock.seed, f"{self.plan.role} {purpose}")
 
 
-def image_inputs(lock: Lock, role: Role, base: Base, initrd: Path, tree: Tree) -> ImageInputs:
-    """Return the inputs of the image of *role*. Pure."""
-    return ImageInputs(role, base, initrd, tree, lock.epoch, lock.seed)
-
-
-def derivation(inputs: ImageInputs, tools: Tools) -> dict[str, object]:
-    """Return what the store knows the image by."""
-    return {
-        "base": inputs.base.folder.name,
-        "initrd": inputs.initrd.parent.name,
-        "tools": tools.tree.name,
-        "tree": inputs.tree.digest(),
-        "partitions": tree_digest(PROFILES / "base/mkosi.extra/usr/lib/repart.d")
-        + tree_digest(PROFILES / inputs.role / "mkosi.extra/usr/lib/repart.d"),
-        "command_line": KERNEL_COMMAND_LINE,
-        "epoch": inputs.epoch,
-        "seed": str(inputs.seed),
-    }
-
-
-def build_image(store: Store, tools: Tools, inputs: ImageInputs) -> Image:
-    """Return the image of *inputs*, built unless the store has it."""
+def build_image(store: Store, tools: Tools, parts: Parts) -> Image:
+    """Return the image of *parts*, built unless the store has it."""
 
     def make(folder: Path) -> None:
         with store.workspace() as work:
-            root = append(tools, inputs, work)
-            root_hash = seal(tools, inputs, root, work / "root.verity")
-            lay_out_esp(tools, inputs, root_hash, work)
+            root = append(tools, parts, work)
+            root_hash = seal(tools, parts, root, work / "root.verity")
+            lay_out_esp(tools, parts, root_hash, work)
             disk = folder / "disk.raw"
-            secrets = assemble(tools, inputs, root_hash, work, disk)
+            secrets_offset, secrets_size = assemble(tools, parts, root_hash, work, disk)
             install_grub(tools, disk, work)
             disk.chmod(0o444)
             facts = {
                 "sha256": sha256_of(disk),
                 "size_bytes": disk.stat().st_size,
                 "root_hash": root_hash,
-                "secrets_offset": secrets[0],
-                "secrets_size": secrets[1],
+                "secrets_offset": secrets_offset,
+                "secrets_size": secrets_size,
             }
             (folder / "image.json").write_text(json.dumps(facts, indent=2) + "\n")
 
-    folder = store.output(f"{inputs.role}-image", derivation(inputs, tools), make)
-    return Image(inputs.role, folder / "disk.raw", **json.loads((folder / "image.json").read_text()))
+    folder = store.output(parts.plan.image, make)
+    return Image(parts.plan.role, folder / "disk.raw", **json.loads((folder / "image.json").read_text()))
 
 
-def append(tools: Tools, inputs: ImageInputs, work: Path) -> Path:
-    """Return a copy of the base file system that has the tree of *inputs* too."""
+def append(tools: Tools, parts: Parts, work: Path) -> Path:
+    """Return a copy of the base file system that has the rendered tree too."""
     root, addition = work / "root.erofs", work / "tree.tar"
-    run(["cp", "--reflink=auto", str(inputs.base.root), str(root)])
+    run(["cp", "--reflink=auto", str(parts.base.root), str(root)])
     root.chmod(0o644)
-    addition.write_bytes(archive(inputs.tree, epoch=inputs.epoch, without=inputs.base.folders))
+    addition.write_bytes(archive(parts.plan.tree, epoch=parts.lock.epoch, without=parts.base.folders))
     command = ["mkfs.erofs", "--quiet", "--tar=f", "--incremental=data", "-zlz4", "-C65536"]
-    command += ["-T", str(inputs.epoch), "-U", str(inputs.uuid("root")), str(root), str(addition)]
+    command += ["-T", str(parts.lock.epoch), "-U", str(parts.uuid("root")), str(root), str(addition)]
     run(tools.argv(command, write=[work]))
     return root
 
 
-def seal(tools: Tools, inputs: ImageInputs, root: Path, verity: Path) -> str:
+def seal(tools: Tools, parts: Parts, root: Path, verity: Path) -> str:
     """Write the hash tree of *root* to *verity* and return the root hash (hex)."""
-    salt = inputs.uuid("salt").hex * 2
-    command = ["veritysetup", "format", f"--salt={salt}", f"--uuid={inputs.uuid('verity')}"]
+    salt = parts.uuid("salt").hex * 2
+    command = ["veritysetup", "format", f"--salt={salt}", f"--uuid={parts.uuid('verity')}"]
     command += [f"--root-hash-file={verity}.hash", str(root), str(verity)]
     run(tools.argv(command, write=[root.parent]))
     return Path(f"{verity}.hash").read_text().strip()
@@ -162,7 +124,7 @@ def grub_menu(name: str, root_hash: str) -> str:
     )
 
 
-def lay_out_esp(tools: Tools, inputs: ImageInputs, root_hash: str, work: Path) -> None:
+def lay_out_esp(tools: Tools, parts: Parts, root_hash: str, work: Path) -> None:
     """Write the files of the EFI system partition to ``work/esp``: for UEFI one UKI, for BIOS GRUB's menu."""
     esp, stubs = work / "esp", tools.tree / STUBS
     boot = (stubs / "systemd-bootx64.efi").read_bytes()
@@ -170,31 +132,31 @@ def lay_out_esp(tools: Tools, inputs: ImageInputs, root_hash: str, work: Path) -
         "EFI/BOOT/BOOTX64.EFI": boot,
         "EFI/systemd/systemd-bootx64.efi": boot,
         "loader/loader.conf": b"timeout 0\neditor no\n",
-        "grub/grub.cfg": grub_menu(inputs.name, root_hash).encode(),
-        f"{inputs.name}/vmlinuz": inputs.base.kernel.read_bytes(),
-        f"{inputs.name}/initrd": inputs.initrd.read_bytes(),
+        "grub/grub.cfg": grub_menu(parts.name, root_hash).encode(),
+        f"{parts.name}/vmlinuz": parts.base.kernel.read_bytes(),
+        f"{parts.name}/initrd": parts.initrd.read_bytes(),
     }
     for name, content in files.items():
         (esp / name).parent.mkdir(parents=True, exist_ok=True)
         (esp / name).write_bytes(content)
-    uki = esp / f"EFI/Linux/{inputs.name}.efi"
+    uki = esp / f"EFI/Linux/{parts.name}.efi"
     uki.parent.mkdir()
-    command = ["ukify", "build", f"--linux={inputs.base.kernel}", f"--initrd={inputs.initrd}"]
-    command += [f"--cmdline={command_line(root_hash)}", f"--os-release=@{inputs.base.os_release}"]
-    command += [f"--uname={inputs.base.kernel_version}", f"--stub=/{STUBS}/linuxx64.efi.stub", f"--output={uki}"]
-    read = [inputs.base.folder, inputs.initrd.parent]
-    run(tools.argv(command, read=read, write=[work], setenv=_dated(inputs.epoch)))
+    command = ["ukify", "build", f"--linux={parts.base.kernel}", f"--initrd={parts.initrd}"]
+    command += [f"--cmdline={command_line(root_hash)}", f"--os-release=@{parts.base.os_release}"]
+    command += [f"--uname={parts.base.kernel_version}", f"--stub=/{STUBS}/linuxx64.efi.stub", f"--output={uki}"]
+    read = [parts.base.folder, parts.initrd.parent]
+    run(tools.argv(command, read=read, write=[work], setenv=_dated(parts.lock.epoch)))
     for path in [*esp.rglob("*"), esp]:
-        os.utime(path, (inputs.epoch, inputs.epoch))
+        os.utime(path, (parts.lock.epoch, parts.lock.epoch))
 
 
-def assemble(tools: Tools, inputs: ImageInputs, root_hash: str, work: Path, disk: Path) -> tuple[int, int]:
+def assemble(tools: Tools, parts: Parts, root_hash: str, work: Path, disk: Path) -> tuple[int, int]:
     """Write the disk image; return (offset, size) of the secrets partition, in bytes."""
-    definitions = write_definitions(inputs, root_hash, work)
+    definitions = write_definitions(parts, root_hash, work)
     command = ["systemd-repart", "--empty=create", "--size=auto", "--offline=yes", "--dry-run=no", "--json=short"]
-    command += ["--sector-size=512", f"--seed={inputs.uuid('disk')}", f"--definitions={definitions}", str(disk)]
+    command += ["--sector-size=512", f"--seed={parts.uuid('disk')}", f"--definitions={definitions}", str(disk)]
     printed = run(
-        tools.argv(command, write=[work, disk.parent], setenv=[*_dated(inputs.epoch), ("TMPDIR", str(work))])
+        tools.argv(command, write=[work, disk.parent], setenv=[*_dated(parts.lock.epoch), ("TMPDIR", str(work))])
     ).text
     for partition in json.loads(printed):
         if partition["label"] == "secrets":
@@ -202,24 +164,23 @@ def assemble(tools: Tools, inputs: ImageInputs, root_hash: str, work: Path, disk
     raise AssertionError(printed)
 
 
-def write_definitions(inputs: ImageInputs, root_hash: str, work: Path) -> Path:
+def write_definitions(parts: Parts, root_hash: str, work: Path) -> Path:
     """Write what systemd-repart lays out: the image's own definitions, and by drop-ins what goes into each."""
     folder = work / "repart.d"
     folder.mkdir()
-    profiles = (PROFILES / "base", PROFILES / inputs.role)
     for name in SHIPPED_PARTITIONS:
-        (source,) = (p for profile in profiles for p in (profile / "mkosi.extra/usr/lib/repart.d").glob(f"{name}.conf"))
+        (source,) = (p for profile in parts.plan.profiles for p in (profile / PARTITIONS).glob(f"{name}.conf"))
         (folder / f"{name}.conf").write_bytes(source.read_bytes())
     contents: dict[str, Sequence[str]] = {
         "10-esp": ("Format=vfat", f"CopyFiles={work}/esp:/"),
         "30-root-a": (
-            f"Label={inputs.name}",
+            f"Label={parts.name}",
             f"CopyBlocks={work}/root.erofs",
             f"UUID={UUID(hex=root_hash[:32])}",
             "ReadOnly=yes",
         ),
         "31-root-a-verity": (
-            f"Label={inputs.name}_verity",
+            f"Label={parts.name}_verity",
             f"CopyBlocks={work}/root.verity",
             f"UUID={UUID(hex=root_hash[32:])}",
             "ReadOnly=yes",

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from imagebuilder.lock import LockedPackage
+from imagebuilder.lock import Closure, LockedPackage
+from imagebuilder.plan import Plan
 from imagebuilder.run import run
 from imagebuilder.store import Store
 from imagebuilder.tools import Tools
@@ -20,11 +21,6 @@ EXTRA_FILES = {
 LINKS = {"usr/bin/awk": "mawk"}
 
 
-def identities(packages: Sequence[LockedPackage]) -> list[str]:
-    """Return what a derivation needs to know of *packages*: their hashes, sorted. Pure."""
-    return sorted(package.sha256 for package in packages)
-
-
 def extract(store: Store, packages: Sequence[LockedPackage], folder: Path) -> None:
     """Unpack *packages* into *folder*, no script of theirs being run."""
     first = [package for package in packages if package.name == "base-files"]
@@ -35,11 +31,11 @@ def extract(store: Store, packages: Sequence[LockedPackage], folder: Path) -> No
         list(pool.map(lambda p: run(["dpkg-deb", "--extract", str(store.file(p.sha256)), str(folder)]), rest))
 
 
-def build_tools(store: Store, packages: Sequence[LockedPackage]) -> Tools:
-    """Return the tools tree of *packages*, all of which are in *store*."""
+def build_tools(store: Store, plan: Plan) -> Tools:
+    """Return the tools tree of *plan*, whose packages are in *store*."""
 
     def make(folder: Path) -> None:
-        extract(store, packages, folder)
+        extract(store, plan.lock.closure(Closure.TOOLS), folder)
         for name, content in EXTRA_FILES.items():
             (folder / name).write_text(content)
         for name in ("passwd", "group"):
@@ -47,5 +43,4 @@ def build_tools(store: Store, packages: Sequence[LockedPackage]) -> Tools:
         for name, target in LINKS.items():
             (folder / name).symlink_to(target)
 
-    inputs = {"packages": identities(packages), "extra": EXTRA_FILES, "links": LINKS}
-    return Tools(store.output("tools", inputs, make))
+    return Tools(store.output(plan.tools, make))

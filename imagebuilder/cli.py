@@ -1,0 +1,57 @@
+"""The command line: reads the arguments, runs a command, and prints what went wrong."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from imagebuilder import __version__, run
+from imagebuilder.errors import ExitStatus, ImagebuilderError
+
+COMMANDS = {
+    "init": "write a commented topology, and the keys it needs",
+    "check": "report every problem of the topology at once",
+    "lock": "resolve every input to a hash",
+    "plan": "show what would be built",
+    "render": "write the files of both images, to look at",
+    "build": "build both images",
+    "schema": "describe every key of the topology",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("-t", "--topology", type=Path, default=Path("topology.toml"), metavar="PATH")
+    common.add_argument("--json", action="store_true", help="print the result as JSON")
+    common.add_argument("-v", "--verbose", action="store_true", help="show every command that is run")
+    top = argparse.ArgumentParser(
+        prog="imagebuilder", description="One topology file in, two tested mail server images out."
+    )
+    top.add_argument("--version", action="version", version=f"imagebuilder {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary, parents=[common])
+        import_module(f"imagebuilder.commands.{name}").arguments(command)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line *argv* (default: the process's) and return its exit status."""
+    args = parser().parse_args(argv)
+    run.verbose = args.verbose
+    try:
+        return int(import_module(f"imagebuilder.commands.{args.command}").run(args))
+    except ImagebuilderError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return ExitStatus.STOPPED
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does.
+        sys.stderr.close()
+        return ExitStatus.FAILED

@@ -1,0 +1,39 @@
+"""The operator's files: the topology, and what stands beside it under the same name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagebuilder.lock import Lock, read_lock
+from imagebuilder.plan import Plan, plan
+from imagebuilder.topology import PublicKeys, Topology, load_public_keys, load_topology
+
+
+@dataclass(frozen=True)
+class Files:
+    """A topology file and its companions."""
+
+    topology: Path
+
+    @property
+    def lock(self) -> Path:
+        """The exact inputs, made by `lock`."""
+        return self.topology.with_suffix(".lock")
+
+    @property
+    def public(self) -> Path:
+        """The public halves of the keys, made by `init`."""
+        return self.topology.with_suffix(".public.toml")
+
+    @property
+    def secrets(self) -> Path:
+        """The keys, made by `init`; nobody else's business."""
+        return self.topology.with_suffix(".secrets.toml")
+
+    def read(self) -> tuple[Topology, PublicKeys, Lock]:
+        """Return what the files say; each may raise, the topology first."""
+        topology = load_topology(self.topology)
+        return topology, load_public_keys(self.public, topology), read_lock(self.lock)
+
+    def plan(self) -> Plan:
+        """Return what building them means."""
+        return plan(*self.read())

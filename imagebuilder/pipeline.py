@@ -1,0 +1,50 @@
+"""The table of contents of a build: from a plan to tools and images, whatever is missing being fetched and made."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagebuilder.build.base import build_base, build_initrd
+from imagebuilder.build.image import Image, Parts, build_image
+from imagebuilder.build.npm import node_modules, npm_cache
+from imagebuilder.build.toolchain import build_tools
+from imagebuilder.fetch import Sources, fetch
+from imagebuilder.plan import Plan, RolePlan
+from imagebuilder.store import Store
+from imagebuilder.tools import Tools
+from imagebuilder.topology import Role
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build leaves in the store."""
+
+    tools: Tools
+    images: Mapping[Role, Image]
+    made: tuple[str, ...]
+    """Names of the steps that were not there before."""
+
+
+def build(store: Store, plan: Plan, sources: Sources) -> Built:
+    """Build both images of *plan*; fetch only what a missing step needs, and do nothing when none is missing."""
+    missing = tuple(step for step in plan.steps if not store.has(step))
+    if missing:
+        fetch(store, plan.lock.packages, sources)
+    tools = build_tools(store, plan)
+
+    def image(role_plan: RolePlan) -> Image:
+        initrd = build_initrd(store, tools, plan.lock, role_plan)
+        base = build_base(store, tools, plan.lock, role_plan, node_modules=modules)
+        return build_image(store, tools, Parts(role_plan, plan.lock, base, initrd))
+
+    modules = _node_modules(store, tools, plan)
+    with ThreadPoolExecutor(max_workers=len(plan.roles)) as pool:
+        images = dict(zip(plan.roles, pool.map(image, plan.roles.values()), strict=True))
+    return Built(tools, images, tuple(step.name for step in missing))
+
+
+def _node_modules(store: Store, tools: Tools, plan: Plan) -> Path:
+    if store.has(plan.node_modules):
+        return store.path(plan.node_modules) / "node_modules"
+    return node_modules(store, tools, plan, npm_cache(store, tools, plan))
