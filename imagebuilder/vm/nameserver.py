@@ -116,4 +116,7 @@ class NameServer:
             return None
         keys = [key for rrset in answer.answer if rrset.rdtype == dns.rdatatype.DNSKEY for key in rrset]
         signed = any(rrset.rdtype == dns.rdatatype.RRSIG for rrset in answer.answer)
-        return f". 86400 IN DNSKEY {keys[0].to_text()}" if keys and signed else None
+        if not keys or not signed:
+            return None
+        flags, protocol, algorithm, *key = keys[0].to_text().split()
+        return f". 86400 IN DNSKEY {flags} {protocol} {algorithm} {''.join(key)}"

@@ -1,0 +1,138 @@
+"""What runs the machines here, and how fast: found out by booting something. Starts QEMU for a few seconds."""
+
+import json
+import os
+import platform
+import select
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagebuilder.errors import ImagebuilderError
+from imagebuilder.run import environment, run
+from imagebuilder.tools import Tools
+from imagebuilder.vm.qemu import Acceleration
+from imagebuilder.vm.waiting import Patience, say
+
+KVM = Path("/dev/kvm")
+LOOPS = 300_000_000
+"""How far the probe counts."""
+NATURAL_S = 0.12
+"""Seconds that a processor of its own takes to count that far: one step per cycle at about 2.5 GHz."""
+LEAST, MOST = 1.0, 25.0
+"""Between these is the factor that waits are stretched by."""
+EMULATED_LEAST = 8.0
+"""An emulated machine does worse at booting than at counting: measured 30 s for what takes 3 s."""
+SECTOR_S = 30.0
+"""Seconds that the boot sector may take in all; KVM that hangs costs this once per machine."""
+KVM_SECTOR_S = 2.0
+"""The same with KVM, where it takes a tenth of a second."""
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """The way machines are run here."""
+
+    kind: Acceleration
+    patience: Patience
+    devices: tuple[Path, ...] = ()
+    """Devices of this machine that QEMU needs for it."""
+
+
+def find_accelerator(tools: Tools, remembered: Path, *, boots_linux: Callable[[Acceleration], bool]) -> Accelerator:
+    """Return KVM if it really boots, otherwise emulation, with its speed measured now.
+
+    Whether KVM boots is looked up in the folder *remembered*; there may be a /dev/kvm on which a boot sector counts
+    well and a Linux hangs, so *boots_linux* is asked last.
+    """
+    key = f"{platform.node()} {platform.release()} {_processor()} {_qemu_version(tools)}"
+    notes = remembered / "accelerator.json"
+    known: dict[str, bool] = json.loads(notes.read_text()) if notes.is_file() else {}
+    if key not in known:
+        known = {key: _kvm_works(tools, boots_linux)}
+        remembered.mkdir(parents=True, exist_ok=True)
+        notes.write_text(json.dumps(known) + "\n")
+    kind = Acceleration.KVM if known[key] else Acceleration.TCG
+    seconds = count_in_boot_sector(tools, kind, timeout_s=SECTOR_S)
+    if seconds is None:
+        raise ImagebuilderError(f"QEMU with {kind} does not even start a boot sector within {SECTOR_S:.0f} s")
+    least = LEAST if kind is Acceleration.KVM else EMULATED_LEAST
+    factor = min(max(seconds / NATURAL_S, least), MOST)
+    say(f"machines run by {kind}; waits are {factor:.0f} times the natural ones")
+    return Accelerator(kind, Patience(factor), (KVM,) if kind is Acceleration.KVM else ())
+
+
+def _kvm_works(tools: Tools, boots_linux: Callable[[Acceleration], bool]) -> bool:
+    try:
+        with KVM.open("r+b", buffering=0):
+            pass
+    except OSError as error:
+        say(f"no KVM: {KVM} can't be opened ({error.strerror})")
+        return False
+    if count_in_boot_sector(tools, Acceleration.KVM, timeout_s=KVM_SECTOR_S) is None:
+        say(f"no KVM: a boot sector did not run within {KVM_SECTOR_S:.0f} s")
+        return False
+    if not boots_linux(Acceleration.KVM):
+        say("no KVM: it starts a boot sector, but no Linux")
+        return False
+    return True
+
+
+def boot_sector(loops: int = LOOPS) -> bytes:
+    """Return a disk that says A, counts *loops* down, says B on the debug port and ends QEMU. Pure."""
+    code = bytes.fromhex("fa b041 e6e9 66b9") + loops.to_bytes(4, "little")  # cli; 'A' to port e9; ecx = loops
+    code += bytes.fromhex("6649 75fc")  # dec ecx; jnz back
+    code += bytes.fromhex("b042 e6e9 ba0105 b000 ee f4 ebfd")  # 'B'; 0 to port 501, which ends QEMU; hlt
+    return (code.ljust(510, b"\0") + b"\x55\xaa").ljust(1 << 20, b"\0")
+
+
+def count_in_boot_sector(tools: Tools, kind: Acceleration, *, timeout_s: float) -> float | None:
+    """Return the seconds from A to B, or None when B did not come within *timeout_s*."""
+    with tempfile.TemporaryDirectory() as folder:
+        disk = Path(folder) / "sector"
+        disk.write_bytes(boot_sector())
+        argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-machine", "pc", "-accel", str(kind)]
+        argv += ["-cpu", "host" if kind is Acceleration.KVM else "max", "-m", "32", "-display", "none"]
+        argv += ["-chardev", "stdio,id=said,signal=off", "-device", "isa-debugcon,iobase=0xe9,chardev=said"]
+        argv += ["-device", "isa-debug-exit,iobase=0x501,iosize=1"]
+        argv += ["-drive", f"file={disk},format=raw,if=ide"]
+        devices = (KVM,) if kind is Acceleration.KVM else ()
+        command = tools.argv(argv, write=[Path(folder)], devices=devices)
+        return _seconds_from_a_to_b(command, timeout_s)
+
+
+def _seconds_from_a_to_b(command: list[str], timeout_s: float) -> float | None:
+    process = subprocess.Popen(
+        command, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdout is not None
+    with process.stdout as said:
+        deadline = time.monotonic() + timeout_s
+        seen: dict[bytes, float] = {}
+        try:
+            while b"B" not in seen:
+                left = deadline - time.monotonic()
+                if left <= 0 or not select.select([said], [], [], left)[0]:
+                    return None
+                for byte in (got := os.read(said.fileno(), 64)):
+                    seen.setdefault(bytes([byte]), time.monotonic())
+                if not got:
+                    return None
+        finally:
+            process.kill()
+            process.wait()
+    return seen[b"B"] - seen[b"A"] if b"A" in seen else None
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _qemu_version(tools: Tools) -> str:
+    return run(tools.argv(["qemu-system-x86_64", "--version"])).text.splitlines()[0]
