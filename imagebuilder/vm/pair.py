@@ -222,9 +222,9 @@ def root_key_credentials(trust_anchor: str) -> dict[str, bytes]:
 def overlay(tools: Tools, base: Path, base_format: str, path: Path) -> None:
     """Make *path* a disk that shows *base* and keeps what is written to it."""
     path.unlink(missing_ok=True)
-    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(base), "-F", base_format, str(path)]
-    argv += [f"{DISK_GIB}G"] if base_format == "raw" else []
-    run(tools.argv(argv, read=[base], write=[path.parent]))
+    # -u: the base is not opened, as what lies below it may not be in sight here
+    argv = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", str(base), "-F", base_format, str(path)]
+    run(tools.argv([*argv, f"{DISK_GIB}G"], write=[path.parent]))
 
 
 def provision(tools: Tools, image: Image, files: Mapping[str, bytes], disk: Path) -> None:

@@ -1,0 +1,265 @@
+"""Those who use the mail system from outside: persons with a mailbox, and a stranger with a server of his own."""
+
+import email
+import email.policy
+import imaplib
+import re
+import smtplib
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.utils import format_datetime, make_msgid
+from ipaddress import IPv4Address, IPv6Address
+
+from imagebuilder.topology import Topology
+from imagebuilder.vm.mta import MailServer, Received
+from imagebuilder.vm.verdict import Verdict, judge
+from imagebuilder.vm.waiting import ExpectationError, Patience, Seen, wait_for
+from imagebuilder.vm.world import STRANGER_DOMAIN, Host
+
+IMAPS, SUBMISSION, SMTP = 993, 587, 25
+
+
+def tls() -> ssl.SSLContext:
+    """Return how people's programs do TLS.
+
+    The one place where certificates go unchecked: they are self-signed until the images get theirs by ACME.
+    """
+    unverified = ssl.create_default_context()
+    unverified.check_hostname = False
+    unverified.verify_mode = ssl.CERT_NONE
+    return unverified
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A message as its reader gets it."""
+
+    message: EmailMessage
+    raw: bytes
+    folder: str
+    waited_s: float
+    """Seconds from asking until it was there."""
+
+    @property
+    def text(self) -> str:
+        """Its body, with the line ends of this machine."""
+        part = self.message.get_body(("plain",))
+        return str(part.get_content()).replace("\r\n", "\n") if part is not None else ""
+
+    @property
+    def client_address(self) -> str:
+        """Address that our side's own trace says it came from, as the client's Postfix saw it."""
+        for trace in self.message.get_all("Received", []):
+            text = " ".join(str(trace).split())
+            if found := re.search(r"from \S+ \(\S* ?\[(?:IPv6:)?([0-9A-Fa-f.:]+)\]\)", text):
+                return found[1]
+        raise ExpectationError(f"no Received field of {self.message['subject']!r} names an address")
+
+    @property
+    def hops(self) -> tuple[str, ...]:
+        """Its Received fields, the first hop first."""
+        return tuple(" ".join(str(trace).split()) for trace in reversed(self.message.get_all("Received", [])))
+
+
+def letter(sender: str, to: str, subject: str, body: str) -> EmailMessage:
+    """Return a plain message, complete with date and identity."""
+    message = EmailMessage(policy=email.policy.SMTP)
+    message["From"], message["To"], message["Subject"] = sender, to, subject
+    message["Date"] = format_datetime(datetime.now(UTC))
+    message["Message-ID"] = make_msgid(domain=sender.rpartition("@")[2])
+    message.set_content(body)
+    return message
+
+
+class _From:
+    """The SMTP client of the standard library, but calling from one of the world's hosts."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    def smtp(self, address: str, port: int, helo: str, within_s: float) -> smtplib.SMTP:
+        """Return a dialogue that is past the greeting."""
+        host = self.host
+
+        class Dialogue(smtplib.SMTP):
+            def _get_socket(self, host_name: str, port: int, timeout: float) -> socket.socket:
+                return host.connect(host_name, port, within_s=timeout)
+
+        return Dialogue(address, port, local_hostname=helo, timeout=within_s)
+
+    def imap(self, address: str, port: int, within_s: float) -> imaplib.IMAP4:
+        """Return an IMAP session inside TLS, before login."""
+        host = self.host
+
+        class Session(imaplib.IMAP4):
+            def _create_socket(self, timeout: float | None) -> socket.socket:
+                plain = host.connect(self.host, self.port, within_s=timeout or within_s)
+                return tls().wrap_socket(plain, server_hostname=address)
+
+        return Session(address, port, timeout=within_s)
+
+
+@dataclass
+class Person:
+    """Somebody with a mailbox, who reads and writes from an outside host through the proxy."""
+
+    address: str
+    password: str = field(repr=False)
+    topology: Topology
+    host: Host
+    patience: Patience
+
+    @property
+    def server(self) -> str:
+        """The one name that mail programs are given."""
+        return self.topology.proxy.hostname
+
+    @contextmanager
+    def imap(self, *, password: str | None = None) -> Iterator[imaplib.IMAP4]:
+        """Yield a session that is logged in; raises imaplib.IMAP4.error when the server refuses the login."""
+        session = _From(self.host).imap(self.server, IMAPS, self.patience.seconds(10))
+        try:
+            session.login(self.address, password or self.password)
+            yield session
+        finally:
+            session.shutdown()
+
+    @contextmanager
+    def submission(self, *, password: str | None = None) -> Iterator[smtplib.SMTP]:
+        """Yield an SMTP dialogue that is logged in; raises smtplib.SMTPAuthenticationError when refused."""
+        with self.plain_submission() as dialogue:
+            dialogue.starttls(context=tls())
+            dialogue.login(self.address, password or self.password)
+            yield dialogue
+
+    @contextmanager
+    def plain_submission(self) -> Iterator[smtplib.SMTP]:
+        """Yield an SMTP dialogue before TLS and login."""
+        dialogue = _From(self.host).smtp(self.server, SUBMISSION, "[127.0.0.1]", self.patience.seconds(10))
+        try:
+            yield dialogue
+        finally:
+            dialogue.close()
+
+    def send(self, to: str, subject: str, body: str, *, sender: str | None = None) -> EmailMessage:
+        """Submit a message and return it as it was written."""
+        message = letter(sender or self.address, to, subject, body)
+        with self.submission() as dialogue:
+            dialogue.send_message(message, sender or self.address, [to])
+        return message
+
+    def receive(self, subject: str, *, within_s: float = 30) -> Delivered:
+        """Return the message with that *subject* as soon as any folder has it."""
+        found: list[Delivered] = []
+        started = time.monotonic()
+
+        def look() -> Seen:
+            with self.imap() as session:
+                for folder, raw in _messages(session, subject):
+                    message = email.message_from_bytes(raw, policy=email.policy.default)
+                    assert isinstance(message, EmailMessage)
+                    found.append(Delivered(message, raw, folder, time.monotonic() - started))
+            return Seen(bool(found), "no such message in any folder")
+
+        limit = self.patience.seconds(within_s)
+        wait_for(f"the message {subject!r} in the mailbox of {self.address}", look, within_s=limit, every_s=1)
+        return found[0]
+
+    def count(self, subject: str) -> int:
+        """Return how many messages with that *subject* the mailbox holds now, in all folders."""
+        with self.imap() as session:
+            return sum(1 for _ in _messages(session, subject))
+
+
+@dataclass
+class Stranger:
+    """Somebody elsewhere, with a host and a mail server of his own."""
+
+    topology: Topology
+    host: Host
+    server: MailServer
+    patience: Patience
+    address: str = f"someone@{STRANGER_DOMAIN}"
+    helo: str = f"mx.{STRANGER_DOMAIN}"
+
+    @property
+    def ipv4(self) -> IPv4Address:
+        """Address that his host calls from by IPv4."""
+        return self.host.ipv4
+
+    @property
+    def ipv6(self) -> IPv6Address | None:
+        """Address that his host calls from by IPv6."""
+        return self.host.ipv6
+
+    @contextmanager
+    def dialogue(self, *, ipv6: bool = False, secure: bool = True) -> Iterator[smtplib.SMTP]:
+        """Yield an SMTP dialogue with the proxy that is past EHLO, inside TLS when *secure*."""
+        proxy = self.topology.proxy
+        own = proxy.ipv6.ip if ipv6 and proxy.ipv6 else proxy.ipv4.ip
+        dialogue = _From(self.host).smtp(str(own), SMTP, self.helo, self.patience.seconds(10))
+        try:
+            dialogue.ehlo()
+            if secure:
+                dialogue.starttls(context=tls())
+                dialogue.ehlo()
+            yield dialogue
+        finally:
+            dialogue.close()
+
+    def send(
+        self, to: str | list[str], subject: str, body: str, *, ipv6: bool = False, sender: str | None = None
+    ) -> dict[str, tuple[int, bytes]]:
+        """Send one message, and return the recipients that were refused, with the reply to each."""
+        recipients = [to] if isinstance(to, str) else to
+        message = letter(sender or self.address, ", ".join(recipients), subject, body)
+        with self.dialogue(ipv6=ipv6) as dialogue:
+            return dialogue.send_message(message, sender or self.address, recipients)
+
+    def offer(self, to: str, *, sender: str | None = None, ipv6: bool = False) -> str:
+        """Name *to* as a recipient, send nothing, and return the reply to that, as in "550 5.1.1 …"."""
+        with self.dialogue(ipv6=ipv6) as dialogue:
+            code, text = dialogue.mail(sender or self.address)
+            if code == 250:
+                code, text = dialogue.rcpt(to)
+            dialogue.rset()
+        return f"{code} {text.decode(errors='replace')}"
+
+    def receive(self, subject: str, *, within_s: float = 60) -> Received:
+        """Return the message with that *subject* as soon as his own server has it."""
+        found: list[Received] = []
+
+        def look() -> Seen:
+            arrived = self.server.received()
+            found.extend(each for each in arrived if each.subject == subject)
+            return Seen(bool(found), f"{len(arrived)} other messages")
+
+        limit = self.patience.seconds(within_s)
+        wait_for(f"the message {subject!r} at the stranger's", look, within_s=limit, every_s=0.5)
+        return found[0]
+
+    def judge(self, received: Received) -> Verdict:
+        """Return what an independent verifier makes of *received*."""
+        return judge(received, self.host)
+
+
+def _messages(session: imaplib.IMAP4, subject: str) -> Iterator[tuple[str, bytes]]:
+    """Yield folder and content of each message with *subject*."""
+    _, folders = session.list()
+    for line in folders:
+        name = re.sub(r'^\(.*?\) (?:"."|NIL) ', "", line.decode() if isinstance(line, bytes) else "")
+        status, _ = session.select(name, readonly=True)
+        if status != "OK":
+            continue
+        _, found = session.search(None, "HEADER", "Subject", f'"{subject}"')
+        for number in (found[0] or b"").split():
+            _, parts = session.fetch(number.decode(), "(BODY.PEEK[])")
+            for part in parts:
+                if isinstance(part, tuple):
+                    yield name.strip('"'), part[1]

@@ -1,0 +1,49 @@
+"""An independent judge of arrived mail: SPF, DKIM and DMARC by other people's libraries, against the world's DNS."""
+
+from dataclasses import dataclass
+
+import dkim  # type: ignore[import-untyped]
+import spf  # type: ignore[import-untyped]
+from authheaders import check_dmarc  # type: ignore[import-untyped]
+from authres import DKIMAuthenticationResult, SPFAuthenticationResult  # type: ignore[import-untyped]
+
+from imagebuilder.vm.mta import Received
+from imagebuilder.vm.world import Host
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a receiver makes of a message; each is a result of RFC 8601, "pass" at best."""
+
+    spf: str
+    dkim: str
+    dmarc: str
+    dkim_domain: str
+    """Domain that signed; empty when nobody did."""
+    dkim_selector: str
+
+
+def judge(received: Received, host: Host) -> Verdict:
+    """Return what *host* makes of *received*, asking the name server from there."""
+    with host.entered():
+        spf_result, _ = spf.check2(i=received.client_address, s=received.sender, h=received.helo)
+        signature = dkim.DKIM(received.raw)
+        fields = {name.strip(): value.strip() for name, value in _signature(signature).items()}
+        dkim_result = "pass" if fields and signature.verify() else "fail" if fields else "none"
+        by_spf = SPFAuthenticationResult(
+            result=spf_result, smtp_mailfrom=received.sender or None, smtp_helo=received.helo
+        )
+        by_dkim = DKIMAuthenticationResult(
+            result=dkim_result, header_d=fields.get("d"), header_i=fields.get("i") or f"@{fields.get('d')}"
+        )
+        dmarc_result = check_dmarc(received.raw, by_spf, by_dkim)
+    return Verdict(spf_result, dkim_result, str(dmarc_result.result), fields.get("d", ""), fields.get("s", ""))
+
+
+def _signature(message: dkim.DKIM) -> dict[str, str]:
+    """Return the tags of the topmost signature of *message*."""
+    for name, value in message.headers:
+        if name.lower() == b"dkim-signature":
+            text = value.decode(errors="replace")
+            return dict(tag.split("=", 1) for tag in text.split(";") if "=" in tag)
+    return {}
