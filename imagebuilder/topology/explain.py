@@ -14,6 +14,8 @@ from imagebuilder.topology.names import REFUSED, shown
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+MAX_CANDIDATES = 500
+
 Loc = tuple[int | str, ...]
 
 WANTED = {
@@ -41,7 +43,12 @@ def place(loc: Sequence[int | str]) -> str:
 
 
 def suggestion(word: str, candidates: Sequence[str], *, likeness: float = 0.7) -> str:
-    """Return ``; did you mean 'x'?`` when one of *candidates* is much like *word*, and nothing otherwise."""
+    """Return ``; did you mean 'x'?`` when one of *candidates* is much like *word*, and nothing otherwise.
+
+    Among very many none is looked for, as that would take minutes.
+    """
+    if len(candidates) > MAX_CANDIDATES:
+        return ""
     close = get_close_matches(word.lower(), candidates, n=1, cutoff=likeness)
     return f"; did you mean {close[0]!r}?" if close else ""
 

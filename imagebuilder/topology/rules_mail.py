@@ -192,25 +192,49 @@ def _fault(address: str, parts: Parts, directory: Directory) -> str | None:
 def _loops(parts: Parts, directory: Directory) -> Iterator[Problem]:
     """Yield each loop of aliases once, at its first alias in the file."""
     places = {alias.address: place for place, alias in reversed(parts.aliases.rows)}
-    reported: set[frozenset[str]] = set()
-    for start in directory.targets:
-        loop = _loop_from(start, directory)
-        if loop and frozenset(loop) not in reported:
-            reported.add(frozenset(loop))
+    ways = _endless(directory)
+    seen: set[str] = set()
+    for start in ways:
+        loop = () if start in seen else _loop_from(start, ways)
+        if loop:
+            seen.update(loop)
             place = f"{places[start]}.targets" if start in places else "admin.email"
             yield Problem(place, f"mail would go round for ever: {' → '.join((*loop, start))}")
 
 
-def _loop_from(start: str, directory: Directory) -> tuple[str, ...] | None:
-    """Return the shortest way from the alias *start* back to it, or None."""
-    ways: list[tuple[str, ...]] = [(start,)]
-    seen = {start}
-    for way in ways:  # grows while it is read: breadth first
-        for target in directory.targets.get(way[-1], ()):
-            base = directory.base(target)
-            if base == start:
-                return way
-            if base not in seen and base in directory.targets:
-                seen.add(base)
-                ways.append((*way, base))
-    return None
+def _endless(directory: Directory) -> dict[str, set[str]]:
+    """Return the aliases from which mail may never come to an end, each with those among its targets."""
+    ways = {
+        alias: {base for target in targets if (base := directory.base(target)) in directory.targets}
+        for alias, targets in directory.targets.items()
+    }
+    sources: dict[str, list[str]] = {}
+    for alias, following in ways.items():
+        for target in following:
+            sources.setdefault(target, []).append(alias)
+    ends = [alias for alias, following in ways.items() if not following]
+    while ends:
+        end = ends.pop()
+        del ways[end]
+        for source in sources.get(end, ()):
+            ways[source].discard(end)
+            if not ways[source]:
+                ends.append(source)
+    return ways
+
+
+def _loop_from(start: str, ways: Mapping[str, set[str]]) -> tuple[str, ...]:
+    """Return the shortest way by *ways* from *start* back to it, without its end; empty when there is none."""
+    before: dict[str, str] = {}
+    reached = [start]
+    for alias in reached:  # grows while it is read: breadth first
+        for following in sorted(ways[alias]):
+            if following == start:
+                loop = [alias]
+                while loop[-1] != start:
+                    loop.append(before[loop[-1]])
+                return tuple(reversed(loop))
+            if following not in before:
+                before[following] = alias
+                reached.append(following)
+    return ()

@@ -365,3 +365,12 @@ def test_a_loop_is_reported_exactly_when_following_targets_comes_back(rows: list
     while ends := {name for name in remaining if not remaining & set(targets[name])}:
         remaining -= ends
     assert reported is bool(remaining)
+
+
+def test_thousands_of_aliases_in_a_row_are_followed_to_their_end_and_around() -> None:
+    names = [f"a{index}@example.org" for index in range(3000)]
+    row = [{"address": name, "targets": [target]} for name, target in zip(names, [*names[1:], ALICE], strict=True)]
+    assert problems(site(mail={"aliases": row})) == {}
+
+    row[-1]["targets"] = [names[0]]
+    assert list(problems(site(mail={"aliases": row}))) == ["mail.aliases[0].targets"]
