@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.run import environment, run
+from imagebuilder.run import environment, run, say
 from imagebuilder.tools import Tools
 from imagebuilder.vm.qemu import Acceleration
-from imagebuilder.vm.waiting import Patience, say
+from imagebuilder.vm.waiting import Patience
 
 KVM = Path("/dev/kvm")
 LOOPS = 300_000_000

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.run import environment
+from imagebuilder.run import environment, say
 from imagebuilder.tools import Tools
 from imagebuilder.vm.agent import TIMED_OUT, Agent, AgentError, Completed
 from imagebuilder.vm.namespace import entered
 from imagebuilder.vm.qemu import Hardware, qemu_argv
 from imagebuilder.vm.qmp import Qmp, QmpError
-from imagebuilder.vm.waiting import NATURAL, ExpectationError, HopelessError, Patience, Seen, say, wait_for
+from imagebuilder.vm.waiting import NATURAL, ExpectationError, HopelessError, Patience, Seen, wait_for
 
 HELLO_S = 25.0
 """Seconds that a machine with its own processor may take from power-on to the root shell."""

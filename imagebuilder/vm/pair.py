@@ -11,7 +11,7 @@ from pathlib import Path
 from imagebuilder.build.image import Image
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.provision import secrets_filesystem
-from imagebuilder.run import run
+from imagebuilder.run import run, say
 from imagebuilder.secrets import Secrets, credentials
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
@@ -19,7 +19,6 @@ from imagebuilder.vm import agent
 from imagebuilder.vm.accelerator import Accelerator
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.qemu import OVMF_VARIABLES, Acceleration, Firmware, Hardware, Nic, mac_address
-from imagebuilder.vm.waiting import say
 from imagebuilder.vm.world import FOLDER, TAPS, World
 
 DISK_GIB = 12

@@ -1,9 +1,10 @@
 """Waiting for something to become true, saying what is awaited and what was last seen. Touches the clock."""
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from imagebuilder.run import say
 
 
 class ExpectationError(AssertionError):
@@ -56,9 +57,3 @@ def wait_for(what: str, look: Callable[[], Seen], *, within_s: float, every_s: f
             told = now
             say(f"awaiting {what} for {now - started:.0f} of {within_s:.0f} s; seen: {seen.what}")
         time.sleep(every_s)
-
-
-def say(line: str) -> None:
-    """Tell the operator what goes on."""
-    sys.stderr.write(f"bed: {line}\n")
-    sys.stderr.flush()

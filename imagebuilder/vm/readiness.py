@@ -1,0 +1,59 @@
+"""When mail flows: seen from outside, on the ports that people use. Opens sockets from the outside hosts."""
+
+from collections.abc import Callable
+
+from imagebuilder.topology import Topology
+from imagebuilder.vm.people import IMAPS, SMTP, SUBMISSION, tls
+from imagebuilder.vm.waiting import Patience, Seen, wait_for
+from imagebuilder.vm.world import Host, World
+
+READY_S = 40.0
+"""Seconds from a settled boot until mail must flow."""
+
+
+def wait_until_mail_flows(world: World, patience: Patience) -> None:
+    """Return when SMTP, submission and IMAPS greet from outside, the latter two from the client behind the tunnel."""
+    proxy = world.topology.proxy.ipv4.ip
+    greetings: tuple[tuple[str, Callable[[], bytes], bytes], ...] = (
+        ("the greeting of SMTP", lambda: greeting(world.stranger, str(proxy), SMTP), b"220 "),
+        ("the greeting of submission", lambda: greeting(world.user, str(proxy), SUBMISSION), b"220 "),
+        ("the greeting of IMAPS", lambda: greeting(world.user, str(proxy), IMAPS, secure=True), b"* OK"),
+        ("the mail store behind the proxy", lambda: _recipient_reply(world), b"250"),
+    )
+    for what, ask, expected in greetings:
+
+        def look(ask: Callable[[], bytes] = ask, expected: bytes = expected) -> Seen:
+            try:
+                said = ask()
+            except OSError as error:
+                return Seen(False, f"{type(error).__name__}: {error}")
+            return Seen(said.startswith(expected), repr(said[:120]))
+
+        wait_for(what, look, within_s=patience.seconds(READY_S), every_s=0.5)
+
+
+def greeting(host: Host, address: str, port: int, *, secure: bool = False, within_s: float = 20) -> bytes:
+    """Return the first line that *address* says on *port* to *host*; raises OSError when it says nothing."""
+    with host.connect(address, port, within_s=within_s) as plain:
+        connection = tls().wrap_socket(plain) if secure else plain
+        with connection:
+            return connection.recv(512)
+
+
+def _recipient_reply(world: World) -> bytes:
+    """Return what the proxy answers to the first mailbox as a recipient."""
+    recipient = receiving_mailbox(world.topology)
+    with world.stranger.connect(world.topology.proxy.ipv4.ip, SMTP, within_s=20) as connection:
+        lines = connection.makefile("rb")
+        answer = lines.readline()
+        for order in ("EHLO mx.stranger.example", "MAIL FROM:<>", f"RCPT TO:<{recipient}>"):
+            connection.sendall(f"{order}\r\n".encode())
+            while (answer := lines.readline())[3:4] == b"-":
+                pass
+        connection.sendall(b"QUIT\r\n")
+        return answer
+
+
+def receiving_mailbox(topology: Topology) -> str:
+    """Return the address of the first mailbox that mail can be sent to. Pure."""
+    return next(mailbox.address for mailbox in topology.mail.mailboxes if not mailbox.send_only)

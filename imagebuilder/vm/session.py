@@ -1,0 +1,156 @@
+"""One run of the bed: the world, the accelerator, the people, and the pair, made when first asked for."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from imagebuilder.build.image import Image
+from imagebuilder.errors import ImagebuilderError
+from imagebuilder.run import say
+from imagebuilder.secrets import Secrets, new_password, with_passwords
+from imagebuilder.tools import Tools
+from imagebuilder.topology import PublicKeys, Role, Topology
+from imagebuilder.vm.accelerator import Accelerator, find_accelerator
+from imagebuilder.vm.mta import MailServer
+from imagebuilder.vm.pair import BootTimes, Pair, Saved, boots_linux
+from imagebuilder.vm.people import Person, Stranger
+from imagebuilder.vm.qemu import Firmware
+from imagebuilder.vm.readiness import wait_until_mail_flows
+from imagebuilder.vm.world import FOLDER, STRANGER_DOMAIN, World
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is tested: images and what belongs to them."""
+
+    images: Mapping[Role, Image]
+    topology: Topology
+    public: PublicKeys
+    secrets: Secrets
+    tools: Tools
+    folder: Path
+    """Where this run keeps reports; made if need be."""
+    cache: Path
+    """Where the accelerator that was found is remembered between runs."""
+
+
+@dataclass
+class Session:
+    """The running bed; use it inside a namespace, by `session`."""
+
+    subject: Subject
+    world: World
+    accelerator: Accelerator
+    server: MailServer
+    passwords: Mapping[str, str]
+    disks: Path
+    times: BootTimes | None = None
+    restores_s: list[float] = field(default_factory=list)
+    _pair: Pair | None = None
+    _saved: Saved | None = None
+
+    @property
+    def reports(self) -> Path:
+        """Folder of consoles and journals."""
+        return self.subject.folder
+
+    def booted(self) -> Pair:
+        """Return the pair, booted by UEFI; the same at every call, in whatever state it is by now."""
+        if self._pair is None:
+            pair = self.new_pair("")
+            try:
+                self.times = pair.boot(lambda: wait_until_mail_flows(self.world, self.accelerator.patience))
+            except BaseException:
+                say(pair.report())
+                pair.kill()
+                raise
+            self._pair = pair
+        return self._pair
+
+    def fresh(self) -> Pair:
+        """Return the pair as it was when mail first flowed: restored, or booted anew when that fails."""
+        pair = self.booted()
+        try:
+            if self._saved is None:
+                self._saved = pair.save()
+            self.restores_s.append(pair.restore(self._saved))
+            wait_until_mail_flows(self.world, self.accelerator.patience)
+        except (ImagebuilderError, AssertionError) as error:
+            say(f"the saved pair can't be restored, so it boots instead: {error}")
+            pair.kill()
+            self._pair = self._saved = None
+            return self.booted()
+        return pair
+
+    def new_pair(self, suffix: str, *, firmware: Firmware = Firmware.UEFI) -> Pair:
+        """Return another pair, switched off; only one pair can be on at a time, as the cables are shared."""
+        disks = self.disks / (suffix or "pair")
+        disks.mkdir(exist_ok=True)
+        reports = self.reports / suffix
+        reports.mkdir(exist_ok=True)
+        return Pair(
+            self.world,
+            self.subject.images,
+            with_passwords(self.subject.secrets, self.passwords),
+            self.accelerator,
+            disks=disks,
+            reports=reports,
+            firmware=firmware,
+        )
+
+    def switch_off(self) -> None:
+        """Pull the plug of the pair; the next one that is asked for is restored, or boots."""
+        if self._pair is not None:
+            self._pair.kill()
+            if self._saved is None:
+                self._pair = None
+
+    @property
+    def pair(self) -> Pair | None:
+        """The pair, if there is one yet; for reports."""
+        return self._pair
+
+    def person(self, number: int) -> Person:
+        """Return the person with the *number*-th mailbox that takes mail."""
+        addresses = [box.address for box in self.subject.topology.mail.mailboxes if not box.send_only]
+        return Person(
+            addresses[number],
+            self.passwords[addresses[number]],
+            self.subject.topology,
+            self.world.user,
+            self.accelerator.patience,
+        )
+
+    def persons(self) -> int:
+        """Return how many persons there are."""
+        return sum(1 for box in self.subject.topology.mail.mailboxes if not box.send_only)
+
+    def stranger(self) -> Stranger:
+        """Return the stranger."""
+        return Stranger(self.subject.topology, self.world.stranger, self.server, self.accelerator.patience)
+
+
+@contextmanager
+def session(subject: Subject) -> Iterator[Session]:
+    """Yield the running bed of *subject*; to be called inside a namespace."""
+    subject.folder.mkdir(parents=True, exist_ok=True)
+    disks = subject.folder / "disks"
+    disks.mkdir(exist_ok=True)
+    probed = subject.images[Role.PROXY]
+    accelerator = find_accelerator(
+        subject.tools, subject.cache, boots_linux=lambda kind: boots_linux(subject.tools, probed, disks, kind)
+    )
+    passwords = {box.address: new_password() for box in subject.topology.mail.mailboxes}
+    with World(subject.tools, subject.topology, subject.public) as world:
+        server = MailServer(subject.tools, world.stranger, FOLDER / "stranger", STRANGER_DOMAIN)
+        server.start()
+        running = Session(subject, world, accelerator, server, passwords, disks)
+        try:
+            yield running
+        finally:
+            running.switch_off()
+            server.stop()
+            for file in sorted(disks.rglob("*"), reverse=True):
+                file.rmdir() if file.is_dir() else file.unlink()
+            disks.rmdir()
