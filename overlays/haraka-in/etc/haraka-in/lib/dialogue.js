@@ -7,7 +7,7 @@ const { PassThrough } = require('node:stream')
 // Longest waits, in milliseconds. Getting in is quick or does not happen: the sender shall hear 4xx at once. Judging
 // takes the client some DNS; a message with slow filters up to 300 s (Postfix's milter_content_timeout), after which
 // Postfix itself gives the answer.
-const WAIT = { connect: 3000, greeting: 10000, hello: 10000, command: 60000, stall: 120000, message: 330000 }
+const WAIT = { connect: 3000, greeting: 10000, hello: 10000, command: 30000, stall: 120000, message: 330000 }
 const HEARTBEAT = 60000
 const LONGEST_REPLY = 65536
 
