@@ -158,6 +158,17 @@ class Pair:
         self._on_both(lambda machine: machine.set_clock())
         return time.monotonic() - started
 
+    def flip_byte(self, role: Role, offset: int) -> None:
+        """Change the byte at *offset* of a running machine's disk, as failing hardware does; the image stays whole."""
+        sector = offset // 512 * 512
+        with self.images[role].path.open("rb") as disk:
+            disk.seek(offset)
+            before = disk.read(1)[0]
+        machine = self.machines[role]
+        said = machine.qmp.monitor(f'qemu-io disk "write -P {before ^ 0xFF} {sector} 512"')
+        if "wrote" not in said:
+            raise ImagebuilderError(f"QEMU did not write to the disk of {role}: {said.strip()}")
+
     def kill(self) -> None:
         """Pull the plug of both."""
         for machine in self.machines.values():

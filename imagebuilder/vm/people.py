@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv6Address
 from imagebuilder.topology import Topology
 from imagebuilder.vm.mta import MailServer, Received
 from imagebuilder.vm.verdict import Verdict, judge
-from imagebuilder.vm.waiting import ExpectationError, Patience, Seen, wait_for
+from imagebuilder.vm.waiting import ExpectationError, HopelessError, Patience, Seen, wait_for
 from imagebuilder.vm.world import STRANGER_DOMAIN, Host
 
 IMAPS, SUBMISSION, SMTP = 993, 587, 25
@@ -114,11 +114,11 @@ class Person:
     topology: Topology
     host: Host
     patience: Patience
+    server: str = ""
+    """The one name that mail programs are given; left out: the proxy's."""
 
-    @property
-    def server(self) -> str:
-        """The one name that mail programs are given."""
-        return self.topology.proxy.hostname
+    def __post_init__(self) -> None:
+        self.server = self.server or self.topology.proxy.hostname
 
     @contextmanager
     def imap(self, *, password: str | None = None) -> Iterator[imaplib.IMAP4]:
@@ -230,6 +230,37 @@ class Stranger:
                 code, text = dialogue.rcpt(to)
             dialogue.rset()
         return f"{code} {text.decode(errors='replace')}"
+
+    def timed_offer(self, to: str) -> tuple[str, float]:
+        """Return the reply to *to* as a recipient, or to whatever was refused before, and the seconds it took."""
+        started = time.monotonic()
+        return self.offer(to), time.monotonic() - started
+
+    def send_persistently(self, to: str, subject: str, body: str, *, within_s: float = 40) -> int:
+        """Send one message as a server with a queue does, again whenever it is put off; return the attempts."""
+        message = letter(self.address, to, subject, body)
+        attempts = 0
+
+        def look() -> Seen:
+            nonlocal attempts
+            attempts += 1
+            try:
+                with self.dialogue() as dialogue:
+                    dialogue.send_message(message, self.address, [to])
+            except smtplib.SMTPRecipientsRefused as error:
+                ((code, text),) = error.recipients.values()
+            except smtplib.SMTPResponseException as error:
+                code, text = error.smtp_code, error.smtp_error
+            else:
+                return Seen(True, "accepted")
+            said = text.decode(errors="replace") if isinstance(text, bytes) else text
+            if code >= 500:
+                raise HopelessError(f"{subject!r} was refused for good: {code} {said}")
+            return Seen(False, f"{code} {said}")
+
+        limit = self.patience.seconds(within_s)
+        wait_for(f"the acceptance of {subject!r}", look, within_s=limit, every_s=1)
+        return attempts
 
     def receive(self, subject: str, *, within_s: float = 60) -> Received:
         """Return the message with that *subject* as soon as his own server has it."""

@@ -1,0 +1,125 @@
+"""Which ports of an address answer: every TCP port by one SYN, UDP ports by what clients would send. Raw sockets."""
+
+import random
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv6Address
+
+from imagebuilder.vm.world import Host
+
+Address = IPv4Address | IPv6Address
+
+SYN, ACK_SYN = 0x02, 0x12
+RATE_PER_S = 4000
+"""SYNs per second: an emulated machine keeps up with it."""
+LINGER_S = 4.0
+"""Seconds to go on listening after the last packet."""
+UDP_PORTS = (19, 53, 67, 68, 69, 111, 123, 137, 161, 443, 500, 514, 546, 547, 1194, 1900, 4500, 5353, 5355, 51820)
+"""Ports that something on a Debian host may serve."""
+UDP_PROBES = (
+    b"\0" * 8,
+    # a DNS query for the root's name servers
+    bytes.fromhex("beef0100000100000000000000000200 01".replace(" ", "")),
+    # an NTP client's request
+    b"\x23" + b"\0" * 47,
+)
+
+
+def answering_tcp_ports(host: Host, target: Address, ports: Iterable[int] = range(1, 65536)) -> set[int]:
+    """Return the TCP ports of *target* that answer a SYN of *host* with a SYN-ACK."""
+    family = socket.AF_INET6 if target.version == 6 else socket.AF_INET
+    own = host.ipv6 if target.version == 6 else host.ipv4
+    assert own is not None
+    source = random.randrange(20000, 30000)
+    opened: set[int] = set()
+    with host.entered():
+        raw = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP)
+    with raw:
+        raw.setblocking(False)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        todo = list(ports)
+        random.shuffle(todo)
+        # Twice, as a packet may get lost when an emulated machine is busy.
+        for port in _paced([*todo, *todo]):
+            if port not in opened:
+                raw.sendto(_syn(own, target, source, port), (str(target), 0))
+            opened |= set(_syn_acks(raw, target, source, 0))
+        opened |= set(_syn_acks(raw, target, source, LINGER_S))
+    return opened
+
+
+def answering_udp_ports(host: Host, target: Address, ports: Iterable[int] = UDP_PORTS) -> set[int]:
+    """Return the UDP ports of *target* that send anything back to *host*, an ICMP error included."""
+    family = socket.AF_INET6 if target.version == 6 else socket.AF_INET
+    sockets: dict[int, socket.socket] = {}
+    answered: set[int] = set()
+    for port in ports:
+        with host.entered():
+            sockets[port] = socket.socket(family, socket.SOCK_DGRAM)
+        sockets[port].setblocking(False)
+        sockets[port].connect((str(target), port))
+    try:
+        for probe in UDP_PROBES:
+            for port, each in sockets.items():
+                try:
+                    each.send(probe)
+                except OSError:
+                    answered.add(port)
+            time.sleep(0.5)
+        deadline = time.monotonic() + LINGER_S
+        while (left := deadline - time.monotonic()) > 0:
+            ready, _, _ = select.select(list(sockets.values()), [], [], left)
+            for port, each in sockets.items():
+                if each in ready:
+                    answered.add(port)
+                    try:
+                        each.recv(2048)
+                    except OSError:
+                        continue
+    finally:
+        for each in sockets.values():
+            each.close()
+    return answered
+
+
+def _paced(ports: Iterable[int]) -> Iterator[int]:
+    started = time.monotonic()
+    for number, port in enumerate(ports):
+        while number > (time.monotonic() - started) * RATE_PER_S:
+            time.sleep(0.002)
+        yield port
+
+
+def _syn_acks(raw: socket.socket, target: Address, source: int, within_s: float) -> Iterator[int]:
+    """Yield the ports whose SYN-ACK arrives within *within_s*; with 0, those that are there already."""
+    deadline = time.monotonic() + within_s
+    while select.select([raw], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        packet, sender = raw.recvfrom(256)
+        if sender[0].partition("%")[0] != str(target):
+            continue
+        segment = packet if target.version == 6 else packet[(packet[0] & 0x0F) * 4 :]
+        port, destination = struct.unpack("!HH", segment[:4])
+        if destination == source and segment[13] & ACK_SYN == ACK_SYN:
+            yield port
+
+
+def _syn(own: Address, target: Address, source: int, port: int) -> bytes:
+    """Return a TCP SYN with its checksum (RFC 9293 section 3.1). Pure."""
+    # An MSS option, as stacks without one are rare enough for firewalls to drop them.
+    header = struct.pack("!HHIIBBHHHHH", source, port, 1, 0, 6 << 4, SYN, 64240, 0, 0, 0x0204, 1220)
+    pseudo = own.packed + target.packed
+    if target.version == 6:
+        pseudo += struct.pack("!IHBB", len(header), 0, 0, socket.IPPROTO_TCP)
+    else:
+        pseudo += struct.pack("!BBH", 0, socket.IPPROTO_TCP, len(header))
+    return header[:16] + struct.pack("!H", _checksum(pseudo + header)) + header[18:]
+
+
+def _checksum(content: bytes) -> int:
+    total = sum(struct.unpack(f"!{len(content) // 2}H", content))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF

@@ -1,0 +1,56 @@
+"""What can be reached from where: exactly the open doors of the table, and no other."""
+
+# ruff: noqa: D103 (the name of a test is its sentence)
+
+import pytest
+
+from imagebuilder.topology import Topology
+from imagebuilder.vm.machine import Machine
+from imagebuilder.vm.scan import answering_tcp_ports, answering_udp_ports
+from imagebuilder.vm.world import World
+
+OPEN_TCP = {22, 25, 80, 443, 587, 993}
+"""All that the Internet may see of the proxy; WireGuard answers nobody it does not know."""
+
+
+def test_from_the_internet_exactly_the_tables_ports_answer_by_ipv4(
+    proxy: Machine, world: World, topology: Topology
+) -> None:
+    assert answering_tcp_ports(world.stranger, topology.proxy.ipv4.ip) == OPEN_TCP
+
+
+def test_from_the_internet_exactly_the_tables_ports_answer_by_ipv6(
+    proxy: Machine, world: World, topology: Topology
+) -> None:
+    if topology.proxy.ipv6 is None:
+        pytest.skip("the topology has no IPv6")
+
+    assert answering_tcp_ports(world.stranger, topology.proxy.ipv6.ip) == OPEN_TCP
+
+
+def test_from_the_internet_no_udp_port_of_the_proxy_answers_a_stranger(
+    proxy: Machine, world: World, topology: Topology
+) -> None:
+    assert answering_udp_ports(world.stranger, topology.proxy.ipv4.ip) == set()
+    if topology.proxy.ipv6 is not None:
+        assert answering_udp_ports(world.stranger, topology.proxy.ipv6.ip) == set()
+
+
+def test_the_only_udp_door_of_the_proxy_is_the_tunnels(proxy: Machine, topology: Topology) -> None:
+    listed = proxy.succeed("ss --udp --listening --numeric --no-header | awk '{print $4}'").split()
+    outside = {one.rpartition(":")[2] for one in listed if not one.startswith(("127.", "[::1]"))}
+
+    assert outside <= {str(topology.tunnel.port), "68", "546"}
+    assert str(topology.tunnel.port) in outside
+
+
+def test_from_its_own_lan_no_port_of_the_client_answers(client: Machine, world: World) -> None:
+    address = world.places.client.ipv4.ip
+    assert str(address) in client.succeed("ip -4 -brief address")
+
+    assert answering_tcp_ports(world.lan, address) == set()
+    assert answering_udp_ports(world.lan, address) == set()
+
+
+def test_from_the_internet_nothing_at_home_answers(client: Machine, world: World) -> None:
+    assert answering_tcp_ports(world.stranger, world.home.ipv4, range(1, 1025)) == set()

@@ -1,0 +1,86 @@
+"""The machines themselves: they boot on any firmware, in good health, and what they run can't be changed."""
+
+# ruff: noqa: D103 (the name of a test is its sentence)
+
+import pytest
+
+from imagebuilder.topology import Role
+from imagebuilder.vm.machine import Machine
+from imagebuilder.vm.pair import Pair
+from imagebuilder.vm.partitions import root_partition
+from imagebuilder.vm.qemu import Firmware
+from imagebuilder.vm.readiness import wait_until_mail_flows
+from imagebuilder.vm.session import Session
+
+
+def test_both_images_boot_by_uefi_without_a_failed_unit_or_a_stuck_job(pair: Pair) -> None:
+    for machine in pair.machines.values():
+        machine.succeed("test -d /sys/firmware/efi")
+        assert machine.succeed("systemctl is-system-running").strip() == "running"
+        assert machine.failed_units() == ""
+        assert machine.succeed("systemctl list-jobs --no-legend").strip() == ""
+
+
+def test_both_images_boot_by_bios_and_mail_flows(bed: Session) -> None:
+    bed.switch_off()
+    pair = bed.new_pair("bios", firmware=Firmware.BIOS)
+    try:
+        pair.boot(lambda: wait_until_mail_flows(bed.world, bed.accelerator.patience))
+        for machine in pair.machines.values():
+            machine.succeed("test ! -e /sys/firmware/efi")
+    except BaseException as failure:
+        failure.add_note(pair.report())
+        raise
+    finally:
+        pair.kill()
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_the_root_file_system_can_not_be_written(pair: Pair, role: Role) -> None:
+    machine = pair.machines[role]
+
+    assert "Read-only" in machine.fail("echo changed >/etc/hostname")
+    assert "Read-only" in machine.fail("touch /usr/bin/new")
+    machine.fail("mount -o remount,rw / && touch /usr/bin/new")
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a_flipped_byte_in_the_root_file_system_is_noticed(pair: Pair, role: Role) -> None:
+    machine, partition = pair.machines[role], root_partition(pair.images[role], pair.world.tools)
+    block = partition.blocks // 2
+    read = f"echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/mapper/root of=/dev/null bs=4096 count=1 skip={block}"
+    machine.succeed(f"{read} iflag=direct")
+
+    pair.flip_byte(role, partition.offset + block * 4096 + 17)
+
+    assert "error" in machine.fail(f"{read} iflag=direct")
+    assert "verity" in machine.succeed("dmesg | grep -i corrupt")
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_the_image_that_was_booted_holds_no_secret_and_the_machine_shows_its_own_to_root_alone(
+    pair: Pair, role: Role
+) -> None:
+    image, machine = pair.images[role], pair.machines[role]
+    with image.path.open("rb") as disk:
+        disk.seek(image.secrets_offset)
+        assert not any(disk.read(image.secrets_size))
+
+    assert "ssh.hostkey" in machine.succeed("ls /run/credstore").split()
+    assert machine.succeed("stat -c '%a %U' /run/credstore").strip() == "700 root"
+
+
+def test_a_machines_resolver_validates_what_it_is_told(pair: Pair, bed: Session) -> None:
+    name = bed.subject.topology.proxy.hostname
+    for machine in pair.machines.values():
+        assert answer_is_authentic(machine, name)
+
+
+def answer_is_authentic(machine: Machine, name: str) -> bool:
+    """Return whether the resolver of *machine* vouches for *name*: AD, the lowest but four bit of the fourth byte."""
+    question = "".join(f"\\x{len(label):02x}{label}" for label in name.split(".")) + "\\x00\\x00\\x01\\x00\\x01"
+    header = "\\xbe\\xef\\x01\\x20\\x00\\x01\\x00\\x00\\x00\\x00\\x00\\x00"
+    answer = machine.execute(
+        f"exec 5<>/dev/udp/127.0.0.1/53; printf '%b' '{header}{question}' >&5; head -c 12 <&5", timeout_s=10
+    ).stdout
+    return len(answer) == 12 and bool(answer[3] & 0x20) and answer[7] > 0
