@@ -407,6 +407,7 @@ values = st.recursive(
 
 
 @given(st.dictionaries(names, values))
+@settings(deadline=None)
 def test_no_document_at_all_breaks_the_check(document: dict[str, Any]) -> None:
     topology, found = judged(document)
 
@@ -434,6 +435,7 @@ places = st.sampled_from(
 
 
 @given(places, values)
+@settings(deadline=None)
 def test_no_value_at_any_place_breaks_the_check(where: str, value: object) -> None:
     topology, found = judged(with_value(where, value))
 
@@ -441,7 +443,7 @@ def test_no_value_at_any_place_breaks_the_check(where: str, value: object) -> No
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_bytes_at_all_break_the_reading(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "topology.toml"
     path.write_bytes(content)
@@ -450,7 +452,7 @@ def test_no_bytes_at_all_break_the_reading(tmp_path: Path, content: bytes) -> No
 
 
 @given(st.data())
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=300)
 def test_a_reference_with_a_piece_cut_out_or_put_in_is_accepted_or_refused_but_never_a_traceback(
     data: st.DataObject,
 ) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagebuilder.topology.load import judged
@@ -352,6 +352,7 @@ def test_a_loop_over_the_standing_addresses_is_seen() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.lists(st.sampled_from("abcdef"), min_size=1, max_size=3)),
                 max_size=6, unique_by=lambda row: row[0]))  # fmt: skip
+@settings(deadline=None)
 def test_a_loop_is_reported_exactly_when_following_targets_comes_back(rows: list[tuple[str, list[str]]]) -> None:
     targets = {name: sorted(set(wanted)) for name, wanted in rows}
     more = [
