@@ -3,9 +3,11 @@
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+
+ROOT = PurePosixPath(".")
 
 
 @dataclass(frozen=True)
@@ -32,23 +34,35 @@ class Tree:
     def folders(self) -> tuple[PurePosixPath, ...]:
         """Every folder that holds something, parents first."""
         paths = {parent for path in (*self.files, *self.links) for parent in path.parents}
-        return tuple(sorted(paths - {PurePosixPath(".")}))
+        return tuple(sorted(paths - {ROOT}))
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of the tree as an archive."""
         return hashlib.sha256(archive(self, epoch=0)).hexdigest()
 
 
-def archive(tree: Tree, *, epoch: int, without: Iterable[PurePosixPath] = ()) -> bytes:
-    """Return *tree* as a tar whose bytes depend on nothing else: sorted, owned by root, dated *epoch* (Unix s).
+@dataclass(frozen=True)
+class Folder:
+    """Whose a folder is, and who may enter."""
 
-    Folders in *without* get no entry of their own, because the base image has them with modes of its own.
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+
+
+def archive(tree: Tree, *, epoch: int, existing: Mapping[PurePosixPath, Folder] | None = None) -> bytes:
+    """Return *tree* as a tar whose bytes depend on nothing else: sorted, owned by root, dated *epoch* (Unix seconds).
+
+    Every folder on the way to a file has an entry, as erofs makes one that has none writable for all; those in
+    *existing* stay as they are there.
     """
-    left_out = set(without)
+    known = existing or {}
     entries: dict[PurePosixPath, tuple[tarfile.TarInfo, bytes]] = {}
-    for path in tree.folders:
-        if path not in left_out:
-            entries[path] = _entry(path, tarfile.DIRTYPE, 0o755, epoch), b""
+    for path in (ROOT, *tree.folders):
+        folder = known.get(path, Folder())
+        entry = _entry(path, tarfile.DIRTYPE, folder.mode, epoch)
+        entry.uid, entry.gid = folder.uid, folder.gid
+        entries[path] = entry, b""
     for path, link in tree.links.items():
         entry = _entry(path, tarfile.SYMTYPE, 0o777, epoch)
         entry.linkname = link

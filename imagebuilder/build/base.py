@@ -11,6 +11,7 @@ from imagebuilder.plan import NODE_MODULES, RolePlan, kernels
 from imagebuilder.resources import PROFILES
 from imagebuilder.store import Store
 from imagebuilder.tools import Tools
+from imagebuilder.tree import Folder
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,13 @@ class Base:
         return self.folder / "os-release"
 
     @property
-    def folders(self) -> frozenset[PurePosixPath]:
-        """Every folder of the package tree."""
-        return frozenset(map(PurePosixPath, (self.folder / "folders").read_text().splitlines()))
+    def folders(self) -> dict[PurePosixPath, Folder]:
+        """Every folder of the package tree, the root included."""
+        found = {}
+        for line in (self.folder / "folders").read_text().splitlines():
+            mode, uid, gid, path = line.split(" ", 3)
+            found[PurePosixPath(path)] = Folder(int(mode, 8), int(uid), int(gid))
+        return found
 
 
 def build_base(store: Store, tools: Tools, lock: Lock, plan: RolePlan, *, node_modules: Path) -> Base:

@@ -92,7 +92,7 @@ def append(tools: Tools, parts: Parts, work: Path) -> Path:
     root, addition = work / "root.erofs", work / "tree.tar"
     run(["cp", "--reflink=auto", str(parts.base.root), str(root)])
     root.chmod(0o644)
-    addition.write_bytes(archive(parts.plan.tree, epoch=parts.lock.epoch, without=parts.base.folders))
+    addition.write_bytes(archive(parts.plan.tree, epoch=parts.lock.epoch, existing=parts.base.folders))
     command = ["mkfs.erofs", "--quiet", "--tar=f", "--incremental=data", "-zlz4", "-C65536"]
     command += ["-T", str(parts.lock.epoch), "-U", str(parts.uuid("root")), str(root), str(addition)]
     run(tools.argv(command, write=[work]))

@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 
 from imagebuilder.build.image import Image
 from imagebuilder.commands.files import Files
-from imagebuilder.commands.sources import source_arguments, sources_of, store_of
+from imagebuilder.commands.sources import source_arguments, sources_of, the_store
 from imagebuilder.pipeline import Built, build
 from imagebuilder.run import say
 
@@ -17,7 +17,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Build, and print where the images are."""
-    built = build(store_of(args), Files(args.topology).plan(), sources_of(args))
+    built = build(the_store(), Files(args.topology).plan(), sources_of(args))
     if not built.made:
         say("nothing to do: both images are in the store")
     print(as_json(built) if args.json else as_text(built))

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from imagebuilder.commands.files import Files
-from imagebuilder.commands.sources import source_arguments, sources_of, store_of
+from imagebuilder.commands.sources import source_arguments, sources_of, the_store
 from imagebuilder.fetch import fetch
 from imagebuilder.lock import Lock, changes, lock_text, read_lock
 from imagebuilder.resolve import resolve_in
@@ -30,7 +30,7 @@ def run(args: Namespace) -> int:
         return check(args, files)
     old = read_lock(files.lock) if files.lock.exists() else None
     say("asking the archives")
-    with store_of(args).workspace() as workspace:
+    with the_store().workspace() as workspace:
         new = resolve_in(workspace / "apt", sources_of(args).find_mirrors())
     lines = changes(old, new)
     if old is None or lines:
@@ -46,7 +46,7 @@ def run(args: Namespace) -> int:
 def check(args: Namespace, files: Files) -> int:
     """Fetch all that is locked; raise naming what can't be had."""
     lock = read_lock(files.lock)
-    fetch(store_of(args), lock.packages, sources_of(args))
+    fetch(the_store(), lock.packages, sources_of(args))
     say(f"{files.lock}: all {len(lock.packages)} packages are at hand")
     return 0
 

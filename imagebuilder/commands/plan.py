@@ -4,7 +4,7 @@ import json
 from argparse import ArgumentParser, Namespace
 
 from imagebuilder.commands.files import Files
-from imagebuilder.commands.sources import store_of
+from imagebuilder.commands.sources import the_store
 from imagebuilder.plan import Plan
 from imagebuilder.store import Store
 
@@ -15,7 +15,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Print the plan."""
-    plan, store = Files(args.topology).plan(), store_of(args)
+    plan, store = Files(args.topology).plan(), the_store()
     print(json.dumps(facts(plan, store), indent=2) if args.json else text(plan, store))
     return 0
 

@@ -25,6 +25,6 @@ def sources_of(args: Namespace) -> Sources:
     return Sources(mirrors, (*args.substituter, *substituters_in()))
 
 
-def store_of(args: Namespace) -> Store:
+def the_store() -> Store:
     """Return the store that the environment names."""
     return Store(default_store())

@@ -1,0 +1,68 @@
+# `make example` and `make test` do all set-up themselves. See README.md.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+WORK := .work
+BIN := $(VENV)/bin
+EXAMPLE := $(WORK)/example/topology.toml
+
+# What the host needs; everything else is locked and extracted.
+HOST_PACKAGES := apt dpkg debian-archive-keyring python3-venv uidmap util-linux
+
+.PHONY: example test fast lint host bench clean
+
+example: $(VENV)/ready host $(EXAMPLE)
+	$(BIN)/python -m tests.at_hand $(EXAMPLE)
+	$(BIN)/imagebuilder test -t $(EXAMPLE) -k "reaches_the_inbox or arrives_outside"
+
+test: $(VENV)/ready host lint $(EXAMPLE)
+	$(BIN)/python -m tests.at_hand $(EXAMPLE)
+	$(BIN)/imagebuilder build -t $(EXAMPLE)
+	$(BIN)/pytest -q -m "not vm" --topology $(EXAMPLE)
+	$(BIN)/pytest -q -m vm tests/vm
+	$(BIN)/imagebuilder test -t $(EXAMPLE)
+
+# What needs no image: seconds.
+fast: $(VENV)/ready lint
+	$(BIN)/pytest -q tests/unit tests/golden
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: $(VENV)/ready host $(EXAMPLE)
+	$(BIN)/python -m tests.bench.build $(EXAMPLE)
+
+# The example works on a copy of the reference topology, with keys of its own, made here and kept until `make clean`.
+$(EXAMPLE): tests/topologies/reference.toml tests/topologies/reference.lock $(VENV)/ready
+	mkdir -p $(@D)
+	cp tests/topologies/reference.lock $(@:.toml=.lock)
+	cp tests/topologies/reference.toml $@
+	$(BIN)/imagebuilder init -t $@
+
+$(VENV)/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' || $(MAKE) --no-print-directory host
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+host:
+	@missing=""; \
+	command -v dpkg-query >/dev/null || { echo "error: this needs Debian 12 or 13" >&2; exit 1; }; \
+	for package in $(HOST_PACKAGES); do \
+	    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	    if [ "$$(id -u)" = 0 ]; then \
+	        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+	    else \
+	        echo "error: packages are missing on this host" >&2; \
+	        echo "hint: sudo apt install$$missing" >&2; exit 1; \
+	    fi; \
+	fi
+
+clean:
+	rm -rf $(WORK)
