@@ -10,7 +10,7 @@ EXAMPLE := $(WORK)/example/topology.toml
 # What the host needs; everything else is locked and extracted.
 HOST_PACKAGES := apt dpkg debian-archive-keyring python3-venv uidmap util-linux
 
-.PHONY: example test fast lint host bench clean
+.PHONY: example test fast lint golden host bench clean
 
 example: $(VENV)/ready host $(EXAMPLE)
 	$(BIN)/python -m tests.at_hand $(EXAMPLE)
@@ -32,6 +32,12 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# Write the trees that tests/golden compares with; the difference is for review.
+golden: $(VENV)/ready
+	for name in reference rich; do \
+	    rm -rf tests/golden/$$name && $(BIN)/imagebuilder render -t tests/topologies/$$name.toml tests/golden/$$name; \
+	done
 
 bench: $(VENV)/ready host $(EXAMPLE)
 	$(BIN)/python -m tests.bench.build $(EXAMPLE)
