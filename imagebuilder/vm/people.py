@@ -244,16 +244,17 @@ class Stranger:
         def look() -> Seen:
             nonlocal attempts
             attempts += 1
+            code, text = 0, b""
             try:
                 with self.dialogue() as dialogue:
                     dialogue.send_message(message, self.address, [to])
             except smtplib.SMTPRecipientsRefused as error:
                 ((code, text),) = error.recipients.values()
             except smtplib.SMTPResponseException as error:
-                code, text = error.smtp_code, error.smtp_error
+                code, text = error.smtp_code, _bytes(error.smtp_error)
             else:
                 return Seen(True, "accepted")
-            said = text.decode(errors="replace") if isinstance(text, bytes) else text
+            said = text.decode(errors="replace")
             if code >= 500:
                 raise HopelessError(f"{subject!r} was refused for good: {code} {said}")
             return Seen(False, f"{code} {said}")
@@ -278,6 +279,10 @@ class Stranger:
     def judge(self, received: Received) -> Verdict:
         """Return what an independent verifier makes of *received*."""
         return judge(received, self.host)
+
+
+def _bytes(text: bytes | str) -> bytes:
+    return text.encode() if isinstance(text, str) else text
 
 
 def _messages(session: imaplib.IMAP4, subject: str) -> Iterator[tuple[str, bytes]]:

@@ -119,7 +119,7 @@ def _syn(own: Address, target: Address, source: int, port: int) -> bytes:
 
 
 def _checksum(content: bytes) -> int:
-    total = sum(struct.unpack(f"!{len(content) // 2}H", content))
+    total: int = sum(struct.unpack(f"!{len(content) // 2}H", content))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
