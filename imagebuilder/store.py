@@ -30,7 +30,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 """Failures that the operator mends, not we."""
 
 
@@ -134,9 +134,8 @@ class Store:
         except OSError as error:
             if error.errno not in UNWRITABLE:
                 raise
-            free = shutil.disk_usage(self.root).free if self.root.exists() else 0
             raise ImagebuilderError(
-                f"the store {self.root} cannot be written: {error.strerror} ({free // 2**20} MiB free)",
+                f"the store {self.root} cannot be written: {error.strerror}",
                 hint="make room, or name another folder by IMAGEBUILDER_STORE",
             ) from error
 

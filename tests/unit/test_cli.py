@@ -1,0 +1,82 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imagebuilder.cli import main
+
+REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IMAGEBUILDER_STORE", str(tmp_path / "store"))
+    for suffix in (".toml", ".lock", ".public.toml"):
+        shutil.copy(REFERENCE.with_suffix(suffix), tmp_path / f"topology{suffix}")
+    return tmp_path
+
+
+def test_a_sound_topology_passes_and_says_so_on_stderr(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no problems" in err
+
+
+def test_every_problem_is_in_the_json(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (site / "topology.toml").read_text()
+    (site / "topology.toml").write_text(text.replace("mtu = 1420", "mtu = 1\nmut = 2"))
+
+    assert main(["check", "--json"]) == 2
+    places = {problem["place"] for problem in json.loads(capsys.readouterr().out)}
+    assert {"tunnel.mtu", "tunnel.mut"} <= places
+
+
+def test_broken_toml_ends_with_status_2_and_no_traceback(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (site / "topology.toml").write_text("[proxy\n")
+
+    assert main(["build"]) == 2
+    assert capsys.readouterr().err.startswith("error: topology.toml")
+
+
+def test_a_build_without_a_lock_names_the_command_that_makes_one(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (site / "topology.lock").unlink()
+
+    assert main(["build"]) == 1
+    assert "hint: imagebuilder lock" in capsys.readouterr().err
+
+
+def test_a_plan_shows_what_is_missing(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--json"]) == 0
+    steps = json.loads(capsys.readouterr().out)["steps"]
+    assert [step["name"] for step in steps][-1] == "client-image"
+    assert not any(step["present"] for step in steps)
+
+
+def test_rendering_never_writes_into_what_is_there(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["render", "out"]) == 0
+    assert (site / "out/client/etc/postfix/main.cf").is_file()
+    (site / "out/mine").write_text("keep me")
+
+    assert main(["render", "out"]) == 1
+    assert (site / "out/mine").read_text() == "keep me"
+
+
+def test_the_schema_describes_every_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    out = capsys.readouterr().out
+    assert all(table in out for table in ("[proxy]", "[client]", "[tunnel]", "[[mail.domains]]", "[acme]"))
+
+
+def test_a_reader_that_goes_away_causes_no_traceback(site: Path) -> None:
+    argv = [sys.executable, "-m", "imagebuilder", "schema"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()

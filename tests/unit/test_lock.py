@@ -1,0 +1,88 @@
+import string
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagebuilder.errors import ImagebuilderError
+from imagebuilder.lock import Archive, Closure, Lock, LockedPackage, changes, lock_text, parse_lock, read_lock
+
+SEED = UUID("6b14c566-4460-5964-860e-63b874b62696")
+
+
+def package(name: str = "hello", version: str = "1:2.10-3", **changed: object) -> LockedPackage:
+    fields: dict[str, object] = {
+        "name": name,
+        "version": version,
+        "architecture": "amd64",
+        "sha256": "0" * 64,
+        "size": 7,
+        "archive": Archive.DEBIAN,
+        "path": f"pool/main/h/{name}/{name}_1_amd64.deb",
+        "closures": (Closure.PROXY,),
+    }
+    return LockedPackage.model_validate(fields | changed)
+
+
+packages = st.builds(
+    package,
+    name=st.from_regex(r"[a-z0-9][a-z0-9.+-]{0,30}", fullmatch=True),
+    version=st.text(string.ascii_letters + string.digits + '.+~:-"\\', min_size=1, max_size=20),
+    sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
+    size=st.integers(1, 2**40),
+    archive=st.sampled_from(Archive),
+    closures=st.lists(st.sampled_from(Closure), unique=True).map(lambda found: tuple(sorted(found))),
+)
+locks = st.builds(
+    lambda found, epoch, seed: Lock(epoch=epoch, seed=seed, packages=tuple(sorted(found, key=lambda p: p.name))),
+    st.lists(packages, unique_by=lambda p: p.name, max_size=8),
+    st.integers(0, 2**33),
+    st.uuids(),
+)
+
+
+@given(locks)
+def test_a_lock_is_read_as_it_was_written(lock: Lock) -> None:
+    assert parse_lock(lock_text(lock), source="x.lock") == lock
+
+
+@given(locks)
+def test_a_package_is_one_line(lock: Lock) -> None:
+    assert len(lock_text(lock).splitlines()) == 7 + len(lock.packages)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "]", "version = 2", "version = 1\nepoch = 1\nseed = 'x'\n[packages]\n", "packages = 3", "packages = ['a']"],
+)
+def test_what_is_no_lock_is_refused_with_a_hint(text: str) -> None:
+    with pytest.raises(ImagebuilderError) as caught:
+        parse_lock(text, source="x.lock")
+    assert str(caught.value).startswith("x.lock is not a lock")
+    assert caught.value.hint
+
+
+def test_a_merge_conflict_is_named_with_its_line() -> None:
+    with pytest.raises(ImagebuilderError, match=r"x\.lock:2: the lock has a merge conflict"):
+        parse_lock("version = 1\n<<<<<<< ours\n", source="x.lock")
+
+
+def test_a_missing_lock_says_which_command_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(ImagebuilderError) as caught:
+        read_lock(tmp_path / "site.lock")
+    assert caught.value.status == 1
+    assert caught.value.hint == "imagebuilder lock -t site.toml"
+
+
+def test_changes_name_what_came_what_went_and_what_moved() -> None:
+    old = Lock(epoch=1, seed=SEED, packages=(package("gone"), package("moved", "1"), package("same")))
+    security = package("moved", "2", sha256="1" * 64, archive=Archive.SECURITY)
+    new = Lock(epoch=2, seed=SEED, packages=(security, package("new", "3"), package("same")))
+
+    assert changes(old, new) == ("- gone 1:2.10-3", "  moved 1 -> 2 (security)", "+ new 3")
+
+
+def test_a_file_name_escapes_the_epoch_of_a_version() -> None:
+    assert package().file_name == "hello_1%3a2.10-3_amd64.deb"

@@ -1,0 +1,118 @@
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from imagebuilder.errors import ImagebuilderError
+from imagebuilder.plan import Derivation
+from imagebuilder.store import Store, sha256_of
+
+STEP = Derivation("thing", {"a": 1})
+
+
+def test_a_file_is_kept_under_its_hash(tmp_path: Path) -> None:
+    store, source = Store(tmp_path / "store"), tmp_path / "x"
+    source.write_text("hello")
+    digest = sha256_of(source)
+
+    kept = store.add_file(source, digest)
+
+    assert kept.read_text() == "hello"
+    assert store.has_file(digest)
+
+
+def test_a_corrupt_file_is_refused_and_not_kept(tmp_path: Path) -> None:
+    store, source = Store(tmp_path / "store"), tmp_path / "x"
+    source.write_text("hellp")
+
+    with pytest.raises(ImagebuilderError, match="expected 00000000"):
+        store.add_file(source, "0" * 64)
+
+    assert not store.has_file("0" * 64)
+
+
+def test_an_output_is_made_once(tmp_path: Path) -> None:
+    store, made = Store(tmp_path), []
+
+    def make(folder: Path) -> None:
+        made.append(folder)
+        (folder / "x").write_text("1")
+
+    first, second = store.output(STEP, make), store.output(STEP, make)
+
+    assert first == second
+    assert (first / "x").read_text() == "1"
+    assert len(made) == 1
+
+
+def test_a_failed_output_leaves_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def make(folder: Path) -> None:
+        (folder / "half").write_text("")
+        raise ImagebuilderError("no")
+
+    with pytest.raises(ImagebuilderError):
+        store.output(STEP, make)
+
+    assert not store.has(STEP)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def _append(root: Path, log: Path) -> None:
+    def make(folder: Path) -> None:
+        with log.open("a") as file:
+            file.write("made\n")
+        time.sleep(0.3)
+        (folder / "x").touch()
+
+    Store(root).output(STEP, make)
+
+
+def test_runs_at_the_same_time_make_an_output_once(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    runs = [spawn.Process(target=_append, args=(tmp_path / "store", tmp_path / "log")) for _ in range(4)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(60)
+
+    assert [run.exitcode for run in runs] == [0] * 4
+    assert (tmp_path / "log").read_text() == "made\n"
+
+
+def _hang(root: Path) -> None:
+    def make(folder: Path) -> None:
+        (folder / "half").touch()
+        time.sleep(60)
+
+    Store(root).output(STEP, make)
+
+
+def test_a_killed_run_leaves_a_store_that_the_next_run_cleans_and_uses(tmp_path: Path) -> None:
+    run = multiprocessing.get_context("spawn").Process(target=_hang, args=(tmp_path,))
+    run.start()
+    deadline = time.monotonic() + 30
+    while not list(tmp_path.glob("tmp/*/output/half")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert run.pid
+    os.kill(run.pid, signal.SIGKILL)
+    run.join()
+    store = Store(tmp_path)
+    assert not store.has(STEP)
+
+    folder = store.output(STEP, lambda folder: (folder / "whole").touch())
+
+    assert [path.name for path in folder.iterdir()] == ["whole"]
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_store_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file stands here")
+    store = Store(tmp_path / "store")
+
+    with pytest.raises(ImagebuilderError, match="cannot be written"):
+        store.output(STEP, lambda folder: None)
