@@ -150,6 +150,7 @@ class Room:
     parts: Parts
     roots: dict[Role, Path] = field(default_factory=dict)
     daemons: dict[str, Daemon] = field(default_factory=dict)
+    listeners: list[socket.socket] = field(default_factory=list)
 
     # --- making it
 
@@ -158,6 +159,9 @@ class Room:
         ROOM.mkdir()
         for name in ("internet", "proxy", "client"):
             new_network(name)
+            with entered(name):
+                # No waiting for others who might have the same IPv6 address.
+                Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0")
         self._wire()
         for role in Role:
             self._root(role)
@@ -252,7 +256,7 @@ class Room:
         ):
             for path in unit.words(key):
                 self._folder(root, f"{parent}/{path}", unit.one(f"{key}Mode", "0755"), unit)
-        self._certificate(role)
+        self.certificate(role)
         log = ROOM / f"{name}.txt"
         with entered(role), log.open("ab") as messages:
             for line in unit.settings.get("ExecStartPre", []):
@@ -283,7 +287,8 @@ class Room:
         (root / path).chmod(int(mode, 8))
         os.chown(root / path, uid, gid)
 
-    def _certificate(self, role: Role) -> None:
+    def certificate(self, role: Role) -> None:
+        """Make the first certificate of the host *role*, when there is none."""
         folder = self.roots[role] / "var/lib/certificate"
         if (folder / "mail.crt").exists():
             return
@@ -377,10 +382,12 @@ class Room:
             return socket.create_connection((address, port), within_s, (source, 0) if source else None)
 
     def listen(self, network: str, address: str, port: int) -> socket.socket:
-        """Return a socket that listens on a host in *network*."""
+        """Return a socket that listens on a host in *network*, as long as the room is there."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with entered(network):
-            return socket.create_server((address, port), family=family)
+            listener = socket.create_server((address, port), family=family, backlog=256)
+        self.listeners.append(listener)
+        return listener
 
     @contextlib.contextmanager
     def smtp(
