@@ -56,6 +56,14 @@ done
 """What runs in the machine: bash alone does the talking, so that a short command takes two forks."""
 
 
+FOLLOW = (
+    'show="journalctl --boot --follow --lines=all --output=short-iso-precise --no-hostname --utc'
+    ' --cursor-file=/run/bed-journal/cursor"; '
+    "$$show & until test -e /run/systemd/journal/flushed; do sleep 0.5; done; kill $$!; wait; exec $$show"
+)
+"""Copies the journal; afresh when it moves from /run to /var, where a running journalctl does not look."""
+
+
 class AgentError(ImagebuilderError):
     """The shell inside a machine does not answer."""
 
@@ -87,8 +95,8 @@ def credentials() -> dict[str, bytes]:
     journal = _unit(
         "Live journal of the test bed",
         JOURNAL_PORT,
-        "/usr/bin/journalctl --boot --follow --lines=all --output=short-iso-precise --no-hostname --utc",
-        "",
+        f"/bin/bash -c '{FOLLOW}'",
+        "RuntimeDirectory=bed-journal\n",
     )
     wanted = "[Unit]\nWants=bed-shell.service bed-journal.service\n"
     return {

@@ -8,12 +8,12 @@ import smtplib
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.message import EmailMessage
-from email.utils import format_datetime, make_msgid
+from email.utils import format_datetime, make_msgid, parsedate_to_datetime
 from ipaddress import IPv4Address, IPv6Address
 
 from imagebuilder.topology import Topology
@@ -61,10 +61,29 @@ class Delivered:
                 return found[1]
         raise ExpectationError(f"no Received field of {self.message['subject']!r} names an address")
 
-    @property
-    def hops(self) -> tuple[str, ...]:
-        """Its Received fields, the first hop first."""
-        return tuple(" ".join(str(trace).split()) for trace in reversed(self.message.get_all("Received", [])))
+
+@dataclass(frozen=True)
+class Journey:
+    """A message's way from writer to reader."""
+
+    subject: str
+    sender: str
+    recipient: str
+    seconds: float
+    """From its Date to its arrival."""
+    hops: tuple[str, ...]
+    """Its Received fields, the first hop first."""
+
+
+def journey(message: EmailMessage, recipient: str) -> Journey:
+    """Return the way of *message*, which has just arrived."""
+    seconds = (datetime.now(UTC) - parsedate_to_datetime(str(message["Date"]))).total_seconds()
+    return Journey(str(message["Subject"]), str(message["From"]), recipient, max(seconds, 0.0), hops(message))
+
+
+def hops(message: EmailMessage) -> tuple[str, ...]:
+    """Return the Received fields of *message*, the first hop first. Pure."""
+    return tuple(" ".join(str(trace).split()) for trace in reversed(message.get_all("Received", [])))
 
 
 def letter(sender: str, to: str, subject: str, body: str) -> EmailMessage:
@@ -116,6 +135,8 @@ class Person:
     patience: Patience
     server: str = ""
     """The one name that mail programs are given; left out: the proxy's."""
+    arrived: Callable[[Journey], None] | None = None
+    """Told of each message that is received."""
 
     def __post_init__(self) -> None:
         self.server = self.server or self.topology.proxy.hostname
@@ -169,6 +190,8 @@ class Person:
 
         limit = self.patience.seconds(within_s)
         wait_for(f"the message {subject!r} in the mailbox of {self.address}", look, within_s=limit, every_s=1)
+        if self.arrived is not None:
+            self.arrived(journey(found[0].message, self.address))
         return found[0]
 
     def count(self, subject: str) -> int:
@@ -187,6 +210,8 @@ class Stranger:
     patience: Patience
     address: str = f"someone@{STRANGER_DOMAIN}"
     helo: str = f"mx.{STRANGER_DOMAIN}"
+    arrived: Callable[[Journey], None] | None = None
+    """Told of each message that is received."""
 
     @property
     def ipv4(self) -> IPv4Address:
@@ -274,6 +299,8 @@ class Stranger:
 
         limit = self.patience.seconds(within_s)
         wait_for(f"the message {subject!r} at the stranger's", look, within_s=limit, every_s=0.5)
+        if self.arrived is not None:
+            self.arrived(journey(found[0].message, found[0].recipient))
         return found[0]
 
     def judge(self, received: Received) -> Verdict:

@@ -23,17 +23,17 @@ class Bed:
         self.outcomes: dict[str, str] = {}
         """Last word on each test: passed, failed or skipped."""
 
-    @pytest.fixture(scope="session")
+    @pytest.fixture
     def bed(self) -> Session:
         """The running bed itself, for tests that boot in a way of their own."""
         return self.session
 
-    @pytest.fixture(scope="session")
+    @pytest.fixture
     def world(self) -> World:
         """The networks and hosts around the machines."""
         return self.session.world
 
-    @pytest.fixture(scope="session")
+    @pytest.fixture
     def topology(self) -> Topology:
         """The topology under test."""
         return self.session.subject.topology

@@ -14,6 +14,7 @@ from imagebuilder.tools import Tools
 from imagebuilder.topology import PublicKeys, Role, Topology
 from imagebuilder.vm.namespace import inside
 from imagebuilder.vm.pair import BootTimes
+from imagebuilder.vm.people import Journey
 from imagebuilder.vm.plugin import SCENARIOS, Bed
 from imagebuilder.vm.prompt import Prompt
 from imagebuilder.vm.readiness import receiving_mailbox
@@ -37,6 +38,8 @@ class Summary:
     """Of the first boot; None when no test needed the pair."""
     restores_s: tuple[float, ...]
     """Seconds of each restore."""
+    journeys: tuple[Journey, ...]
+    """The messages that arrived, in this order."""
     report: Path
     """JUnit XML."""
     accelerator: str
@@ -68,7 +71,15 @@ def run_scenarios(
             bed = Bed(running)
             report = subject.folder / "junit.xml"
             argv = ["-c", str(SCENARIOS / "pytest.ini"), "-p", "no:cacheprovider", f"--junit-xml={report}"]
-            argv += ["--rootdir", str(SCENARIOS), "-v", "--tb=short", "--durations=0", "--durations-min=1"]
+            argv += [
+                "--rootdir",
+                str(SCENARIOS),
+                "-v",
+                "--capture=tee-sys",
+                "--tb=short",
+                "--durations=0",
+                "--durations-min=1",
+            ]
             argv += ["-k", expression] if expression else []
             status = pytest.main([*argv, *pytest_arguments, *map(str, tests)], plugins=[bed])
             return Summary(
@@ -77,6 +88,7 @@ def run_scenarios(
                 seconds=time.monotonic() - started,
                 boot=running.times,
                 restores_s=tuple(running.restores_s),
+                journeys=tuple(running.journeys),
                 report=report,
                 accelerator=str(running.accelerator.kind),
             )

@@ -14,9 +14,10 @@ from imagebuilder.topology import PublicKeys, Role, Topology
 from imagebuilder.vm.accelerator import Accelerator, find_accelerator
 from imagebuilder.vm.mta import MailServer
 from imagebuilder.vm.pair import BootTimes, Pair, Saved, boots_linux
-from imagebuilder.vm.people import Person, Stranger
+from imagebuilder.vm.people import Journey, Person, Stranger
 from imagebuilder.vm.qemu import Firmware
 from imagebuilder.vm.readiness import wait_until_mail_flows
+from imagebuilder.vm.waiting import ExpectationError
 from imagebuilder.vm.world import FOLDER, STRANGER_DOMAIN, World
 
 
@@ -47,7 +48,10 @@ class Session:
     disks: Path
     times: BootTimes | None = None
     restores_s: list[float] = field(default_factory=list)
+    journeys: list[Journey] = field(default_factory=list)
+    """The messages that arrived, in this order."""
     _pair: Pair | None = None
+    _unbootable: str | None = None
     _saved: Saved | None = None
 
     @property
@@ -56,13 +60,19 @@ class Session:
         return self.subject.folder
 
     def booted(self) -> Pair:
-        """Return the pair, booted by UEFI; the same at every call, in whatever state it is by now."""
+        """Return the pair, booted by UEFI; the same at every call, in whatever state it is by now.
+
+        A pair that did not boot is not tried again: each further call fails at once.
+        """
+        if self._unbootable is not None:
+            raise ExpectationError(f"the pair did not boot: {self._unbootable}")
         if self._pair is None:
             pair = self.new_pair("")
             try:
                 self.times = pair.boot(lambda: wait_until_mail_flows(self.world, self.accelerator.patience))
-            except BaseException:
-                say(pair.report())
+            except (ImagebuilderError, AssertionError) as error:
+                self._unbootable = str(error)
+                error.add_note(pair.report())
                 pair.kill()
                 raise
             self._pair = pair
@@ -120,6 +130,7 @@ class Session:
             self.subject.topology,
             self.world.user,
             self.accelerator.patience,
+            arrived=self.journeys.append,
         )
 
     def persons(self) -> int:
@@ -128,7 +139,13 @@ class Session:
 
     def stranger(self) -> Stranger:
         """Return the stranger."""
-        return Stranger(self.subject.topology, self.world.stranger, self.server, self.accelerator.patience)
+        return Stranger(
+            self.subject.topology,
+            self.world.stranger,
+            self.server,
+            self.accelerator.patience,
+            arrived=self.journeys.append,
+        )
 
 
 @contextmanager
