@@ -1,0 +1,321 @@
+"""The client's daemons do together what they are there for."""
+
+import imaplib
+import smtplib
+from collections.abc import Callable
+from pathlib import Path
+
+import dns.flags
+import dns.message
+import dns.query
+import pytest
+
+from imagebuilder.tools import Tools
+from imagebuilder.topology import Role
+from imagebuilder.vm.addresses import ROOT_SERVERS
+from imagebuilder.vm.namespace import entered
+from tests.accept.client_letters import USER, letter, proxy_header
+from tests.accept.client_room import (
+    CLIENT,
+    HOME,
+    PASSWORDS,
+    PROXY,
+    ROUTER,
+    STRANGER_6,
+    ClientRoom,
+)
+from tests.accept.client_stories import Stories
+
+pytestmark = pytest.mark.accept
+
+story = Stories(running=True)
+ALICE, BOB, ROBOT = PASSWORDS
+CLUB = "info@club.example.net"
+GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X\n"
+
+
+@pytest.fixture(scope="module")
+def outcomes(tools: Tools, package_tree: Callable[[Role], Path]) -> dict[str, str] | None:
+    return story.outcomes(tools, package_tree(Role.CLIENT))
+
+
+# --- strangers
+
+
+@story
+def test_a_strangers_mail_arrives_with_its_address_and_a_verdict(room: ClientRoom) -> None:
+    assert room.deliver(ALICE, "by IPv4")[0] == 250
+    assert room.deliver(ALICE, "by IPv6", address=STRANGER_6)[0] == 250
+
+    four, six = room.receive(ALICE, "by IPv4"), room.receive(ALICE, "by IPv6")
+
+    assert "(mx.stranger.example [198.51.100.25])" in four.get_all("Received", [])[1]
+    assert f"[IPv6:{STRANGER_6}]" in six.get_all("Received", [])[1]
+    for message in (four, six):
+        verdict = message["Authentication-Results"]
+        assert all(part in verdict for part in ("dkim=pass", "spf=pass", "dmarc=pass"))
+        assert verdict.startswith("mail.example.org;")
+    assert four.get_payload() == "hello\r\n"
+
+
+@story
+def test_whom_the_proxy_does_not_announce_is_put_off(room: ClientRoom) -> None:
+    with room.smtp() as session:
+        session.ehlo()
+        session.mail("joe@stranger.example")
+
+        assert session.rcpt(ALICE)[0] == 450
+
+
+@story
+def test_nobody_relays_through_us_even_as_a_local_address(room: ClientRoom) -> None:
+    for address in ("198.51.100.25", "127.0.0.1", CLIENT, "::1"):
+        with room.stranger(address) as session:
+            session.mail("joe@stranger.example")
+
+            assert session.rcpt("friend@stranger.example")[0] in (450, 554)
+
+
+@story
+def test_each_recipient_is_judged_for_itself(room: ClientRoom) -> None:
+    with room.stranger() as session:
+        session.mail("joe@stranger.example")
+        codes = [session.rcpt(to)[0] for to in ("unknown@club.example.net", ROBOT, "Team@Example.org")]
+        session.data(letter("joe@stranger.example", "team@example.org", "to many", "hello\n"))
+
+    assert codes == [550, 550, 250]
+    room.receive(ALICE, "to many")
+    room.receive(BOB, "to many")
+
+
+@story
+def test_addresses_lead_where_the_topology_says(room: ClientRoom) -> None:
+    for to, owner in ((CLUB, ALICE), ("postmaster@club.example.net", ALICE), ("anything@example.org", BOB)):
+        assert room.deliver(to, f"for {to}")[0] == 250
+        room.receive(owner, f"for {to}")
+    assert room.deliver("alice+shop@example.org", "with a detail")[0] == 250
+    room.receive(ALICE, "with a detail")
+
+
+@story
+def test_spam_is_refused_in_the_dialogue_and_doubtful_mail_filed_under_junk(room: ClientRoom) -> None:
+    assert room.deliver(ALICE, "buy", text=GTUBE)[0] == 554
+    doubtful = {"sender": "joe@careless.example", "shown": '"bank@money.example" <joe@careless.example>'}
+
+    assert room.deliver(ALICE, "doubtful", unsigned="yes", **doubtful)[0] == 250
+
+    assert room.receive(ALICE, "doubtful", "Junk")["X-Spam"] == "Yes"
+
+
+@story
+def test_a_strangers_own_spam_mark_is_taken_off(room: ClientRoom) -> None:
+    assert room.deliver(ALICE, "marked", headers="X-Spam: Yes\n")[0] == 250
+
+    assert room.receive(ALICE, "marked")["X-Spam"] is None
+
+
+@story
+def test_a_stranger_who_writes_in_our_name_is_refused(room: ClientRoom) -> None:
+    code, reply = room.deliver(ALICE, "it is me", sender=BOB, unsigned="yes")
+
+    assert code == 554, reply
+
+
+@story
+def test_a_full_mailbox_is_told_to_the_senders_server(room: ClientRoom) -> None:
+    code, reply = room.deliver(BOB, "too much", size="3000000")
+
+    assert code == 552, reply
+    assert "mailbox" in reply
+
+
+@story
+def test_too_large_a_message_is_refused_before_it_is_sent(room: ClientRoom) -> None:
+    with room.stranger() as session:
+        assert session.mail("joe@stranger.example", [f"size={26 * 1024 * 1024}"])[0] == 552
+
+
+@story
+def test_what_strangers_need_not_know_is_not_said(room: ClientRoom) -> None:
+    with room.stranger() as session:
+        assert session.docmd("VRFY", ALICE)[0] == 502
+        assert not session.has_extn("etrn")
+        assert not session.has_extn("dsn")
+        assert not session.has_extn("auth")
+    with room.smtp() as session:
+        assert session.docmd("EHLO", "x")[1].split()[0] == b"mail.example.org"
+
+
+@story
+def test_a_users_script_files_answers_and_passes_on(room: ClientRoom) -> None:
+    for subject in ("[list] news", "on holiday?", "pass on"):
+        assert room.deliver(ALICE, subject)[0] == 250
+
+    room.receive(ALICE, "[list] news", "Lists")
+    envelope, answer = room.outgoing("Auto: on holiday?")
+    assert envelope.rcpt_tos == ["joe@stranger.example"]
+    assert room.signature_holds(answer)
+    envelope, passed_on = room.outgoing("pass on")
+    assert envelope.rcpt_tos == ["friend@stranger.example"]
+    # somebody else's words do not get our signature
+    assert b"d=example.org" not in passed_on
+
+
+# --- users
+
+
+@story
+def test_a_users_mail_leaves_signed_and_tells_nothing_of_home(room: ClientRoom) -> None:
+    friend = "friend@stranger.example"
+    told = "Received: from laptop ([192.168.1.5]) by phone; now\nX-Originating-IP: 10.1.2.3\nUser-Agent: Bird/1\n"
+    with room.submission(ALICE, PASSWORDS[ALICE]) as session:
+        session.sendmail(ALICE, [friend], letter(ALICE, friend, "out", "hi\n", told))
+
+    envelope, content = room.outgoing("out")
+
+    assert envelope.mail_from == ALICE
+    assert room.signature_holds(content)
+    assert b"d=example.org; s=dkim" in b" ".join(content.split())
+    assert content.count(b"Received:") == 1
+    for secret in (USER, HOME, CLIENT, "192.168.1.5", "10.1.2.3", "laptop", "home.example.org", "Bird"):
+        assert secret.encode() not in content, secret
+    assert room.said("submission", f"client=unknown[{USER}]", f"sasl_username={ALICE}")
+
+
+@story
+def test_an_alias_in_another_domain_is_signed_by_that_domain(room: ClientRoom) -> None:
+    with room.submission(ALICE, PASSWORDS[ALICE]) as session:
+        session.sendmail(CLUB, ["friend@stranger.example"], letter(CLUB, "friend@stranger.example", "club", "hi\n"))
+
+    _, content = room.outgoing("club")
+
+    assert b"d=club.example.net" in content
+    assert room.signature_holds(content)
+
+
+@story
+def test_a_mail_without_date_and_number_gets_them(room: ClientRoom) -> None:
+    with room.submission(ROBOT, PASSWORDS[ROBOT]) as session:
+        bare = f"From: {ROBOT}\r\nTo: friend@stranger.example\r\nSubject: bare\r\n\r\nhi\r\n"
+        session.sendmail(ROBOT, ["friend@stranger.example"], bare)
+
+    _, content = room.outgoing("bare")
+
+    assert b"\nDate: " in content
+    assert b"@mail.example.org>" in content
+
+
+@story
+def test_nobody_sends_in_another_ones_name(room: ClientRoom) -> None:
+    for sender in (BOB, "somebody@stranger.example", "postmaster@example.org"):
+        expected = 250 if sender.startswith("postmaster") else 553
+        with room.submission(ALICE, PASSWORDS[ALICE]) as session:
+            session.mail(sender)
+
+            assert session.rcpt("friend@stranger.example")[0] == expected, sender
+
+
+@story
+def test_submission_needs_tls_and_the_right_password(room: ClientRoom) -> None:
+    with room.smtp(10587, proxy_header(USER, 587)) as session:
+        session.ehlo("laptop.lan")
+        assert not session.has_extn("auth")
+        assert session.mail(ALICE)[0] == 530
+    with pytest.raises(smtplib.SMTPAuthenticationError), room.submission(ALICE, "guess"):
+        pass
+    assert room.said("submission", USER, "authentication failed")
+
+
+@story
+def test_a_typing_error_in_our_own_domain_is_told_at_once(room: ClientRoom) -> None:
+    with room.submission(ALICE, PASSWORDS[ALICE]) as session:
+        session.mail(ALICE)
+
+        assert session.rcpt("inof@club.example.net")[0] == 550
+        assert session.rcpt(ROBOT)[0] == 550
+
+
+@story
+def test_imap_knows_the_users_address_and_refuses_a_wrong_password(room: ClientRoom) -> None:
+    with pytest.raises(imaplib.IMAP4.error, match="AUTHENTICATIONFAILED"), room.imap(ALICE, "guess"):
+        pass
+    with room.imap(ALICE) as session:
+        folders = b" ".join(line for line in session.list()[1] if isinstance(line, bytes))
+        quota = session.getquotaroot("INBOX")[1]
+
+    for name in (b"\\Drafts", b"\\Sent", b"\\Archive", b"\\Junk", b"\\Trash"):
+        assert name in folders
+    assert "5242880" in str(quota)
+    assert room.said("imap-login: Logged in", f"user=<{ALICE}>", f"rip={USER}", "TLS")
+    assert room.said("auth_failed", f"rip={USER}")
+
+
+@story
+def test_imap_without_the_proxys_header_is_closed(room: ClientRoom) -> None:
+    with room.connect("proxy", CLIENT, 10993) as plain:
+        plain.sendall(b"a LOGIN alice guess\r\n" * 3)
+
+        with pytest.raises((OSError, EOFError)):
+            if not plain.recv(100):
+                raise EOFError
+
+
+# --- the network
+
+
+@story
+def test_from_home_nothing_answers_and_through_the_tunnel_only_mail(room: ClientRoom) -> None:
+    ports = (22, 25, 53, 80, 110, 143, 465, 587, 993, 2525, 4190, 6379, 10025, 10587, 10993, 11332, 11334)
+
+    at_home = [port for port in ports if room.answers("home", HOME, port, 0.3)]
+    in_tunnel = [port for port in ports if room.answers("proxy", CLIENT, port, 0.3)]
+
+    assert at_home == []
+    assert in_tunnel == [25, 10587, 10993]
+
+
+@story
+def test_mail_never_leaves_by_the_line_at_home(room: ClientRoom) -> None:
+    with room.connect("client", ROOT_SERVERS["a"][0], 53):
+        pass  # the way itself is open
+    for port in (25, 465, 587, 2526):
+        with pytest.raises(ConnectionRefusedError):
+            room.connect("client", ROUTER, port, 2)
+    room.ip("client", "link set wg0 down")
+    try:
+        with pytest.raises(OSError, match=r"route|refused|prohibited|denied"):
+            room.connect("client", PROXY, 2526, 2)
+    finally:
+        room.ip("client", "link set wg0 up")
+
+
+@story
+def test_names_are_validated(room: ClientRoom) -> None:
+    query = dns.message.make_query("mail.example.org.", "A", want_dnssec=True)
+    with entered("client"):
+        answer = dns.query.udp(query, "127.0.0.1", timeout=10)
+
+    assert answer.answer
+    assert answer.flags & dns.flags.AD
+
+
+# --- the end
+
+
+@story
+def test_the_daemons_had_nothing_to_complain_of(room: ClientRoom) -> None:
+    words = ("warning:", "error:", "fatal:", "panic:", "cannot open", "Permission denied")
+    expected = (
+        "authentication failed",  # a guessed password, above
+        "haproxy: Client disconnected",  # the connection without a header
+        "haproxy read: EOF",  # the look at which ports answer
+    )
+
+    complaints = [
+        line
+        for line in room.lines
+        if line.startswith(("postfix", "dovecot", "unbound", "valkey"))
+        if any(word.lower() in line.lower() for word in words) and not any(word in line for word in expected)
+    ]
+
+    assert complaints == []
