@@ -16,6 +16,8 @@ COMMANDS = {
     "plan": "show what would be built",
     "render": "write the files of both images, to look at",
     "build": "build both images",
+    "boot": "boot both images on a virtual network, for a command or a prompt",
+    "test": "boot both images and prove that mail is delivered",
     "schema": "describe every key of the topology",
 }
 

@@ -1,6 +1,8 @@
 """Arguments that several commands share: where locked files come from, and where things are kept."""
 
+import contextlib
 from argparse import ArgumentParser, Namespace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from imagebuilder.debian import mirrors
@@ -25,6 +27,23 @@ def sources_of(args: Namespace) -> Sources:
     return Sources(mirrors, (*args.substituter, *substituters_in()))
 
 
+def sources_of_environment() -> Sources:
+    """Return the sources that the environment and this machine name."""
+    return Sources(mirrors, substituters_in())
+
+
 def the_store() -> Store:
     """Return the store that the environment names."""
     return Store(default_store())
+
+
+def new_run(store: Store) -> Path:
+    """Return a new folder for the reports of a run, named by its time (UTC)."""
+    runs = store.root / "runs"
+    name = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
+    for number in range(100):
+        folder = runs / (f"{name}.{number}" if number else name)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError(name)
