@@ -1,13 +1,19 @@
 """The real programs accept the proxy's configuration."""
 
 from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 import pytest
 
-from imagebuilder.topology import Role
+from imagebuilder.render import render_service
+from imagebuilder.secrets import new_secrets, public_keys
+from imagebuilder.services import Site, firewall_proxy
+from imagebuilder.topology import Role, load_topology
 from tests.accept.proxy_room import Room, told_in_a_room
 
 pytestmark = pytest.mark.accept
+
+REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"
 
 OWN_UNITS = ("haraka-in.service", "haraka-out.service", "first-certificate.service", "haproxy.service", "caddy.service")
 
@@ -28,6 +34,18 @@ def test_nft_takes_the_firewall_twice_and_ends_with_one_table(room: Room) -> Non
 
     assert rules.count("table ") == 1
     assert rules.count("policy drop;") == 2
+
+
+@told_in_a_room
+def test_nft_takes_the_firewall_of_a_proxy_that_gets_its_addresses_by_dhcp(room: Room) -> None:
+    topology = load_topology(REFERENCE)
+    proxy = topology.proxy.model_copy(update={"dhcp": True})
+    site = Site(topology.model_copy(update={"proxy": proxy}), public_keys(new_secrets(topology)), Role.PROXY)
+    rules = render_service(firewall_proxy.SERVICE, site).files[PurePosixPath("etc/nftables.conf")].content
+    assert b"nd-router-advert" in rules
+    (room.roots[Role.PROXY] / "run/other.conf").write_bytes(rules)
+
+    room.in_root(Role.PROXY, ["nft", "-c", "-f", "/run/other.conf"])
 
 
 @told_in_a_room
