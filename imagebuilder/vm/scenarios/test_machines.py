@@ -46,7 +46,7 @@ def test_the_root_file_system_can_not_be_written(pair: Pair, role: Role) -> None
 
 @pytest.mark.parametrize("role", list(Role))
 def test_a_flipped_byte_in_the_root_file_system_is_noticed(pair: Pair, role: Role) -> None:
-    machine, partition = pair.machines[role], root_partition(pair.images[role], pair.world.tools)
+    machine, partition = pair.machines[role], root_partition(pair.images[role])
     block = partition.blocks // 2
     read = f"echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/mapper/root of=/dev/null bs=4096 count=1 skip={block}"
     machine.succeed(f"{read} iflag=direct")
