@@ -2,11 +2,17 @@
 
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from imagebuilder.commands.files import Files
+from imagebuilder.commands.sources import sources_of_environment, the_store
+from imagebuilder.pipeline import Built, build
+from imagebuilder.plan import Plan
 from imagebuilder.render import render_role
+from imagebuilder.run import run
 from imagebuilder.secrets import new_secrets, public_keys
 from imagebuilder.services import Site
 from imagebuilder.tools import Tools
@@ -17,22 +23,38 @@ from tests.accept.proxy_room import Parts
 REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"
 
 
-def folder_of(variable: str) -> Path:
-    """Return the folder that *variable* names; skip without it."""
-    value = os.environ.get(variable)
-    if not value:
-        pytest.skip(f"{variable} names no folder")
-    return Path(value)
+@pytest.fixture(scope="session")
+def plan(pytestconfig: pytest.Config) -> Plan:
+    """What --topology means; without it these tests are skipped, which in CI is a failure."""
+    path = pytestconfig.getoption("--topology")
+    if path is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("--topology names none")
+    return Files(path).plan()
 
 
 @pytest.fixture(scope="session")
-def tools() -> Tools:
-    return Tools(folder_of("IMAGEBUILDER_ACCEPT_TOOLS"))
+def built(plan: Plan) -> Built:
+    return build(the_store(), plan, sources_of_environment())
 
 
 @pytest.fixture(scope="session")
-def package_tree() -> Callable[[Role], Path]:
-    return lambda role: folder_of(f"IMAGEBUILDER_ACCEPT_TREE_{role.upper()}")
+def tools(built: Built) -> Tools:
+    return built.tools
+
+
+@pytest.fixture(scope="session")
+def package_tree(built: Built, plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Role], Path]:
+    """Give the package tree of a role as it is in the image, its files belonging to whom they belong there."""
+
+    @cache
+    def extracted(role: Role) -> Path:
+        folder = tmp_path_factory.mktemp(role, numbered=False)
+        base = the_store().path(plan.roles[role].base)
+        argv = ["fsck.erofs", f"--extract={folder}", "--overwrite", "--preserve", str(base / "root.erofs")]
+        run(built.tools.argv(argv, read=[base], write=[folder]))
+        return folder
+
+    return extracted
 
 
 @pytest.fixture(scope="session")
