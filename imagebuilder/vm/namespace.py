@@ -44,6 +44,8 @@ class _Failure:
     message: str
     hint: str | None
     stopped: bool = False
+    unexpected: bool = False
+    """An assertion did not hold."""
 
 
 def inside(work: Callable[[], T]) -> T:
@@ -87,6 +89,8 @@ def _returned(content: bytes, status: int) -> Any:  # noqa: ANN401 (whatever the
     if isinstance(outcome, _Failure):
         if outcome.stopped:
             raise KeyboardInterrupt
+        if outcome.unexpected:
+            raise AssertionError(outcome.message)
         raise ImagebuilderError(outcome.message, hint=outcome.hint)
     return outcome
 
@@ -140,6 +144,9 @@ def _work(work: Callable[[], T], result: int) -> NoReturn:
         outcome = _Failure("stopped", None, stopped=True)
     except ImagebuilderError as error:
         outcome = _Failure(str(error), error.hint)
+    except AssertionError as error:
+        traceback.print_exc()
+        outcome = _Failure(str(error), None, unexpected=True)
     except BaseException as error:
         traceback.print_exc()
         outcome = _Failure(f"a bug in the test bed: {type(error).__name__}: {error}", None)

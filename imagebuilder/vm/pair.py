@@ -4,7 +4,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,8 +183,15 @@ class Pair:
         return "\n".join(machine.report() for machine in self.machines.values())
 
     def _on_both(self, act: Callable[[Machine], object]) -> None:
+        """Do *act* to both at once; when one fails, or the operator interrupts, the other is not waited for."""
         with ThreadPoolExecutor(len(self.machines)) as threads:
-            list(threads.map(act, self.machines.values()))
+            under_way = [threads.submit(act, machine) for machine in self.machines.values()]
+            try:
+                for done in as_completed(under_way):
+                    done.result()
+            except BaseException:
+                self.kill()  # ends the other's wait
+                raise
 
     def _drop_disk(self, role: Role, saved: Saved) -> None:
         if self._disk[role] != saved.disks[role]:

@@ -1,5 +1,6 @@
 """An independent judge of arrived mail: SPF, DKIM and DMARC by other people's libraries, against the world's DNS."""
 
+import warnings
 from dataclasses import dataclass
 
 import dkim  # type: ignore[import-untyped]
@@ -25,11 +26,13 @@ class Verdict:
 
 def judge(received: Received, host: Host) -> Verdict:
     """Return what *host* makes of *received*, asking the name server from there."""
-    with host.entered():
+    with host.entered(), warnings.catch_warnings():
+        # pyspf calls dnspython by a name of the past
+        warnings.simplefilter("ignore", DeprecationWarning)
         spf_result, _ = spf.check2(i=received.client_address, s=received.sender, h=received.helo)
         signature = dkim.DKIM(received.raw)
         fields = {name.strip(): value.strip() for name, value in _signature(signature).items()}
-        dkim_result = "pass" if fields and signature.verify() else "fail" if fields else "none"
+        dkim_result = _checked(signature) if fields else "none"
         by_spf = SPFAuthenticationResult(
             result=spf_result, smtp_mailfrom=received.sender or None, smtp_helo=received.helo
         )
@@ -38,6 +41,13 @@ def judge(received: Received, host: Host) -> Verdict:
         )
         dmarc_result = check_dmarc(received.raw, by_spf, by_dkim)
     return Verdict(spf_result, dkim_result, str(dmarc_result.result), fields.get("d", ""), fields.get("s", ""))
+
+
+def _checked(signed: dkim.DKIM) -> str:
+    try:
+        return "pass" if signed.verify() else "fail"
+    except dkim.DKIMException:
+        return "fail"
 
 
 def _signature(message: dkim.DKIM) -> dict[str, str]:
