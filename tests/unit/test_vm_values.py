@@ -3,6 +3,7 @@
 import base64
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def argv(hardware: Hardware) -> list[str]:
 
 
 def after(arguments: list[str], option: str) -> list[str]:
-    return [value for name, value in zip(arguments, arguments[1:], strict=False) if name == option]
+    return [value for name, value in pairwise(arguments) if name == option]
 
 
 def test_uefi_gets_its_own_variables_and_bios_none() -> None:
