@@ -7,6 +7,8 @@ from imagebuilder.services.base import Service, Site, Values
 from imagebuilder.topology import Role, Topology
 
 MIB = 1024 * 1024
+TRACE_BYTES = 64 * 1024
+"""Room for the fields that the proxy adds, so that a message of just the allowed size passes both hosts."""
 
 SUBMISSION_PORT = 10587
 """Where the proxy hands on port 587, on the client's tunnel address."""
@@ -135,7 +137,7 @@ def postfix_values(site: Site) -> PostfixValues:
         submission_port=SUBMISSION_PORT,
         local_port=LOCAL_PORT,
         relay_port=RELAY_PORT,
-        max_message_bytes=max(domain.max_message_mib for domain in topology.mail.domains) * MIB,
+        max_message_bytes=max(domain.max_message_mib for domain in topology.mail.domains) * MIB + TRACE_BYTES,
         domains=tuple(sorted(domain.name for domain in topology.mail.domains)),
         mailboxes=tuple(sorted(box.address for box in topology.mail.mailboxes)),
         send_only=tuple(sorted(box.address for box in topology.mail.mailboxes if box.send_only)),

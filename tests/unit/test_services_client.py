@@ -129,7 +129,7 @@ def test_accounts_that_only_send_are_mailboxes_and_named() -> None:
 
 
 def test_the_largest_limit_of_any_domain_counts() -> None:
-    assert postfix_values(site()).max_message_bytes == 40 * 1024 * 1024
+    assert postfix_values(site()).max_message_bytes == 40 * 1024 * 1024 + 64 * 1024
 
 
 def test_postfix_has_the_name_of_the_proxy_and_not_its_own() -> None:
