@@ -20,7 +20,7 @@ test: $(VENV)/ready host lint $(EXAMPLE)
 	$(BIN)/python -m tests.at_hand $(EXAMPLE)
 	$(BIN)/imagebuilder build -t $(EXAMPLE)
 	$(BIN)/pytest -q -m "not vm" --topology $(EXAMPLE)
-	$(BIN)/pytest -q -m vm tests/vm
+	$(BIN)/pytest -q -m vm --topology $(EXAMPLE) tests/vm
 	$(BIN)/imagebuilder test -t $(EXAMPLE)
 
 # What needs no image: seconds.
