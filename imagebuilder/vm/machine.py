@@ -302,14 +302,21 @@ class Machine:
         if self.hello_s is not None:
             return
         limit = self.patience.seconds(HELLO_S)
-        while not self._agent.wait_for_hello(timeout_s=2):
+        while not self._hello_within(15):
             waited = time.monotonic() - self._started
-            last = (self.console().strip().splitlines() or ["nothing"])[-1]
+            last = (self.console().strip().splitlines() or ["nothing yet"])[-1]
             if not self.running:
                 raise MachineError(f"{self.name} switched itself off while booting{self._if_dead()}")
             if waited > limit:
                 raise MachineError(f"{self.name}: no root shell after {waited:.0f} s; console: {last}")
+            say(f"awaiting the root shell of {self.name} for {waited:.0f} of {limit:.0f} s; console: {last}")
         self.hello_s = time.monotonic() - self._started
+
+    def _hello_within(self, seconds: float) -> bool:
+        try:
+            return self._agent.wait_for_hello(timeout_s=seconds)
+        except AgentError as error:
+            raise MachineError(f"{self.name}: {error}{self._if_dead()}") from error
 
     def _wait(self, what: str, look: Callable[[], Seen], within_s: float, *, every_s: float = 0.25) -> None:
         wait_for(f"{what} on {self.name}", look, within_s=self.patience.seconds(within_s), every_s=every_s)

@@ -22,6 +22,7 @@ from imagebuilder.run import environment, run
 from imagebuilder.tools import Tools
 from imagebuilder.topology import PublicKeys, Role, Topology
 from imagebuilder.vm.addresses import Addresses, Place, addresses
+from imagebuilder.vm.dhcp import Lease, dnsmasq_argv
 from imagebuilder.vm.nameserver import NameServer, root_addresses
 from imagebuilder.vm.namespace import NETWORKS, bind_over, entered, new_network
 from imagebuilder.vm.qemu import mac_address
@@ -184,18 +185,18 @@ class World:
         self.firewall(self.home, NAT_RULES)
 
     def _dhcp(self) -> None:
-        lan = self.places.lan.ipv4.network
-        leases = FOLDER / "dhcp"
-        leases.mkdir(exist_ok=True)
-        argv = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--no-hosts", "--no-resolv"]
-        argv += [f"--server={self.places.dns_ipv4}", "--interface=lan0", "--bind-interfaces", "--pid-file="]
-        argv += [f"--dhcp-leasefile={leases}/leases", f"--dhcp-range={lan.network_address},static,{lan.netmask},12h"]
-        argv += [
-            f"--dhcp-host={mac_address(Role.CLIENT)},{self.places.client.ipv4.ip}",
-            "--log-dhcp",
-            "--log-facility=-",
-        ]
-        self._child("home", argv, leases)
+        client, proxy = self.places.client, self.topology.proxy
+        self._lease(
+            "home", "lan0", Lease(mac_address(Role.CLIENT), client.ipv4, client.ipv4_gateway), self.places.dns_ipv4
+        )
+        if proxy.dhcp:
+            router = proxy.ipv4_gateway or proxy.ipv4.network[1]
+            self._lease("internet", "proxy0", Lease(mac_address(Role.PROXY), proxy.ipv4, router, proxy.ipv6), None)
+
+    def _lease(self, network: str, interface: str, lease: Lease, resolver: IPv4Address | None) -> None:
+        folder = FOLDER / f"dhcp-{network}"
+        folder.mkdir(exist_ok=True)
+        self._child(network, dnsmasq_argv(interface, lease, folder, resolver=resolver), folder)
 
     def _child(self, network: str, argv: list[str], folder: Path) -> None:
         command = self.tools.argv(argv, network=True, write=[folder])
