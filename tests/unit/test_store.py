@@ -1,3 +1,4 @@
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -32,6 +33,17 @@ def test_a_corrupt_file_is_refused_and_not_kept(tmp_path: Path) -> None:
         store.add_file(source, "0" * 64)
 
     assert not store.has_file("0" * 64)
+
+
+def test_the_hash_of_a_file_with_holes_is_that_of_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    for pieces in ([], [(0, b"a")], [(5 * 2**20 + 3, b"bc")], [(0, b"x" * 5000), (9 * 2**20, b"y"), (2**24, b"z")]):
+        with path.open("wb") as file:
+            for offset, content in pieces:
+                file.seek(offset)
+                file.write(content)
+            file.truncate(file.tell() + 3 * 2**20 + 1)
+        assert sha256_of(path) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_an_output_is_made_once(tmp_path: Path) -> None:
