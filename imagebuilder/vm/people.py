@@ -87,7 +87,10 @@ def hops(message: EmailMessage) -> tuple[str, ...]:
 
 
 def letter(sender: str, to: str, subject: str, body: str) -> EmailMessage:
-    """Return a plain message, complete with date and identity."""
+    """Return a plain message, complete with date and identity.
+
+    Send it by its own bytes: smtplib's send_message would put a > before a line that begins with From.
+    """
     message = EmailMessage(policy=email.policy.SMTP)
     message["From"], message["To"], message["Subject"] = sender, to, subject
     message["Date"] = format_datetime(datetime.now(UTC))
@@ -172,7 +175,7 @@ class Person:
         """Submit a message and return it as it was written."""
         message = letter(sender or self.address, to, subject, body)
         with self.submission() as dialogue:
-            dialogue.send_message(message, sender or self.address, [to])
+            dialogue.sendmail(sender or self.address, [to], message.as_bytes())
         return message
 
     def receive(self, subject: str, *, within_s: float = 30) -> Delivered:
@@ -245,7 +248,7 @@ class Stranger:
         recipients = [to] if isinstance(to, str) else to
         message = letter(sender or self.address, ", ".join(recipients), subject, body)
         with self.dialogue(ipv6=ipv6) as dialogue:
-            return dialogue.send_message(message, sender or self.address, recipients)
+            return dialogue.sendmail(sender or self.address, recipients, message.as_bytes())
 
     def offer(self, to: str, *, sender: str | None = None, ipv6: bool = False) -> str:
         """Name *to* as a recipient, send nothing, and return the reply to that, as in "550 5.1.1 …"."""
@@ -272,7 +275,7 @@ class Stranger:
             code, text = 0, b""
             try:
                 with self.dialogue() as dialogue:
-                    dialogue.send_message(message, self.address, [to])
+                    dialogue.sendmail(self.address, [to], message.as_bytes())
             except smtplib.SMTPRecipientsRefused as error:
                 ((code, text),) = error.recipients.values()
             except smtplib.SMTPResponseException as error:
