@@ -72,6 +72,8 @@ class Received:
     """Name that the sending server gave."""
     tls: str | None
     """Protocol version of the connection, or None when it was plain."""
+    trace: str
+    """The Received field of the stranger's own server."""
 
     @property
     def message(self) -> EmailMessage:
@@ -217,6 +219,7 @@ def as_received(stored: bytes) -> Received:
         client_address=client[2],
         helo=client[1],
         tls=tls[1] if tls else None,
+        trace=text.removeprefix("Received: "),
     )
 
 

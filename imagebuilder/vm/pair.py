@@ -16,7 +16,7 @@ from imagebuilder.secrets import Secrets, credentials
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
 from imagebuilder.vm import agent
-from imagebuilder.vm.accelerator import Accelerator
+from imagebuilder.vm.accelerator import KVM, Accelerator
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.qemu import OVMF_VARIABLES, Acceleration, Firmware, Hardware, Nic, mac_address
 from imagebuilder.vm.world import FOLDER, TAPS, World
@@ -166,7 +166,7 @@ class Pair:
             before = disk.read(1)[0]
         machine = self.machines[role]
         said = machine.qmp.monitor(f'qemu-io disk "write -P {before ^ 0xFF} {sector} 512"')
-        if "wrote" not in said:
+        if said.strip():  # what it did is told to QEMU's own standard output, only errors to us
             raise ImagebuilderError(f"QEMU did not write to the disk of {role}: {said.strip()}")
 
     def kill(self) -> None:
@@ -265,7 +265,8 @@ def boots_linux(tools: Tools, image: Image, folder: Path, kind: Acceleration) ->
         "probe", sockets, MEMORY_MIB[image.role], kind, disk, variables=variables,
         credentials=tuple(agent.credentials().items()),
     )  # fmt: skip
-    machine = Machine(hardware, tools, reports=folder, read=[image.path], write=[folder], devices=[Path("/dev/kvm")])
+    devices = [KVM] if kind is Acceleration.KVM else []
+    machine = Machine(hardware, tools, reports=folder, read=[image.path], write=[folder], devices=devices)
     try:
         machine.start()
         machine.wait_for_hello()

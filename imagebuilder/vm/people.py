@@ -75,10 +75,12 @@ class Journey:
     """Its Received fields, the first hop first."""
 
 
-def journey(message: EmailMessage, recipient: str) -> Journey:
-    """Return the way of *message*, which has just arrived."""
+def journey(message: EmailMessage, recipient: str, *further: str) -> Journey:
+    """Return the way of *message*, which has just arrived, with *further* hops that it does not tell itself."""
     seconds = (datetime.now(UTC) - parsedate_to_datetime(str(message["Date"]))).total_seconds()
-    return Journey(str(message["Subject"]), str(message["From"]), recipient, max(seconds, 0.0), hops(message))
+    return Journey(
+        str(message["Subject"]), str(message["From"]), recipient, max(seconds, 0.0), (*hops(message), *further)
+    )
 
 
 def hops(message: EmailMessage) -> tuple[str, ...]:
@@ -303,7 +305,7 @@ class Stranger:
         limit = self.patience.seconds(within_s)
         wait_for(f"the message {subject!r} at the stranger's", look, within_s=limit, every_s=0.5)
         if self.arrived is not None:
-            self.arrived(journey(found[0].message, found[0].recipient))
+            self.arrived(journey(found[0].message, found[0].recipient, found[0].trace))
         return found[0]
 
     def judge(self, received: Received) -> Verdict:

@@ -1,7 +1,9 @@
 """What the command line calls: run the acceptance tests, or boot the pair for one command or a prompt."""
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +83,9 @@ def run_scenarios(
                 "--durations-min=1",
             ]
             argv += ["-k", expression] if expression else []
-            status = pytest.main([*argv, *pytest_arguments, *map(str, tests)], plugins=[bed])
+            # Standard output is for the result of the command that called us.
+            with redirect_stdout(sys.stderr):
+                status = pytest.main([*argv, *pytest_arguments, *map(str, tests)], plugins=[bed])
             return Summary(
                 status=int(status),
                 outcomes=dict(bed.outcomes),

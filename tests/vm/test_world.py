@@ -142,7 +142,7 @@ def test_the_judge_passes_what_is_ours_and_nothing_else(
     ours = str(topology.proxy.ipv4.ip)
 
     def received(raw: bytes, address: str) -> Received:
-        return Received(raw, sender, "someone@stranger.example", address, topology.proxy.hostname, None)
+        return Received(raw, sender, "someone@stranger.example", address, topology.proxy.hostname, None, "")
 
     def work() -> list[Verdict]:
         with new_world() as world:
