@@ -18,6 +18,8 @@ from imagebuilder.vm.qemu import Hardware, qemu_argv
 from imagebuilder.vm.qmp import Qmp, QmpError
 from imagebuilder.vm.waiting import NATURAL, ExpectationError, HopelessError, Patience, Seen, wait_for
 
+ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[()][0-9A-Z]|c)")
+"""What a terminal would not show (ECMA-48 sections 5.4 and 5.6)."""
 HELLO_S = 25.0
 """Seconds that a machine with its own processor may take from power-on to the root shell."""
 SETTLED_S = 30.0
@@ -274,7 +276,7 @@ class Machine:
     def console(self) -> str:
         """Return what the serial console showed since the machine was first switched on."""
         text = self.console_file.read_bytes().decode(errors="replace")
-        return re.sub(r"\x1b\[[0-9;?=]*[a-zA-Z]|\x1b[()][0-9A-Z]|\x1bc", "", text).replace("\r", "")
+        return ESCAPES.sub("", text).replace("\r", "")
 
     def screenshot(self, path: Path) -> None:
         """Write what the screen shows to *path*, as PNG; its folder must be one that QEMU may write to."""
