@@ -29,7 +29,7 @@ def wait_until_mail_flows(world: World, patience: Patience) -> None:
                 return Seen(False, f"{type(error).__name__}: {error}")
             return Seen(said.startswith(expected), repr(said[:120]))
 
-        wait_for(what, look, within_s=patience.seconds(READY_S), every_s=0.5)
+        wait_for(what, look, within_s=patience.seconds(READY_S), every_s=patience.seconds(0.15))
 
 
 def greeting(host: Host, address: str, port: int, *, secure: bool = False, within_s: float = 20) -> bytes:
