@@ -1,7 +1,10 @@
 """One run of the bed: the world, the accelerator, the people, and the pair, made when first asked for."""
 
+import fcntl
+import os
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -152,8 +155,11 @@ class Session:
 def session(subject: Subject) -> Iterator[Session]:
     """Yield the running bed of *subject*; to be called inside a namespace."""
     subject.folder.mkdir(parents=True, exist_ok=True)
-    disks = subject.folder / "disks"
-    disks.mkdir(exist_ok=True)
+    with private_disks(subject.folder) as disks:
+        yield from _running(subject, disks)
+
+
+def _running(subject: Subject, disks: Path) -> Iterator[Session]:
     probed = subject.images[Role.PROXY]
     accelerator = find_accelerator(
         subject.tools, subject.cache, boots_linux=lambda kind: boots_linux(subject.tools, probed, disks, kind)
@@ -168,6 +174,34 @@ def session(subject: Subject) -> Iterator[Session]:
         finally:
             running.switch_off()
             server.stop()
-            for file in sorted(disks.rglob("*"), reverse=True):
-                file.rmdir() if file.is_dir() else file.unlink()
-            disks.rmdir()
+
+
+@contextmanager
+def private_disks(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder in *folder* for disks, gone afterwards; first remove those that killed runs left."""
+    for left in folder.parent.glob("*/disks"):
+        with suppress(FileNotFoundError), _held(left) as dead:
+            if dead:
+                shutil.rmtree(left)
+    new, disks = folder / "disks.new", folder / "disks"
+    new.mkdir(exist_ok=True)
+    with _held(new):
+        new.rename(disks)  # held before anybody else can take it for a dead one
+        try:
+            yield disks
+        finally:
+            shutil.rmtree(disks)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Hold *folder* as long as this process lives, and yield whether nobody else does."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(descriptor)
