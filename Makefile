@@ -19,7 +19,7 @@ example: $(VENV)/ready host $(EXAMPLE)
 test: $(VENV)/ready host lint $(EXAMPLE)
 	$(BIN)/python -m tests.at_hand $(EXAMPLE)
 	$(BIN)/imagebuilder build -t $(EXAMPLE)
-	$(BIN)/pytest -q -m "not vm" --topology $(EXAMPLE)
+	$(BIN)/pytest -q -m "not vm" --topology $(EXAMPLE) tests
 	$(BIN)/pytest -q -m vm --topology $(EXAMPLE) tests/vm
 	$(BIN)/imagebuilder test -t $(EXAMPLE)
 
