@@ -84,17 +84,19 @@ class Store:
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:
         """Give a folder in the store's file system that is gone afterwards."""
-        with self._refusal_explained():
-            parent = self.root / "tmp"
-            parent.mkdir(parents=True, exist_ok=True)
-            self._clear_abandoned(parent)
-            folder = Path(tempfile.mkdtemp(dir=parent))
-            # mkosi works in here as another user of its user namespace.
-            folder.chmod(0o755)
+        parent = self.root / "tmp"
+        with self._refusal_explained(), contextlib.ExitStack() as held:
+            # Alone, so that nobody takes a folder that is not locked yet for one that was abandoned.
+            with self._alone("workspaces"):
+                parent.mkdir(parents=True, exist_ok=True)
+                self._clear_abandoned(parent)
+                folder = Path(tempfile.mkdtemp(dir=parent))
+                # mkosi works in here as another user of its user namespace.
+                folder.chmod(0o755)
+                lock = held.enter_context((folder / ".lock").open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
             try:
-                with (folder / ".lock").open("w") as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-                    yield folder
+                yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -114,7 +116,7 @@ class Store:
         target = self.path(derivation)
         if target.is_dir():
             return target
-        with self._refusal_explained(), self._alone(derivation):
+        with self._refusal_explained(), self._alone(derivation.key):
             if target.is_dir():
                 return target
             say(f"building {derivation.name}")
@@ -128,23 +130,20 @@ class Store:
         return target
 
     @contextlib.contextmanager
-    def _alone(self, derivation: Derivation) -> Iterator[None]:
-        """Wait until nobody else makes *derivation*."""
+    def _alone(self, what: str) -> Iterator[None]:
+        """Wait until nobody else does *what*."""
         locks = self.root / "locks"
         locks.mkdir(parents=True, exist_ok=True)
-        with (locks / derivation.key).open("w") as lock:
+        with (locks / what).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _clear_abandoned(self, parent: Path) -> None:
-        """Remove workspaces whose run was killed: their lock is free."""
+        """Remove workspaces whose run was killed: nobody holds their lock."""
         for folder in parent.iterdir():
-            try:
-                with (folder / ".lock").open("r+") as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(folder, ignore_errors=True)
-            except (FileNotFoundError, NotADirectoryError, BlockingIOError):
-                continue
+            with contextlib.suppress(BlockingIOError, FileNotFoundError), (folder / ".lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
 
     @contextlib.contextmanager
     def _refusal_explained(self) -> Iterator[None]:

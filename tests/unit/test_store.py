@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,20 @@ def test_a_killed_run_leaves_a_store_that_the_next_run_cleans_and_uses(tmp_path:
     folder = store.output(STEP, lambda folder: (folder / "whole").touch())
 
     assert [path.name for path in folder.iterdir()] == ["whole"]
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_workspaces_made_at_the_same_time_leave_each_other_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def use(number: int) -> None:
+        with store.workspace() as folder:
+            (folder / "mine").write_text(str(number))
+            time.sleep(0.002)
+            assert (folder / "mine").read_text() == str(number)
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        list(pool.map(use, range(300)))
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
