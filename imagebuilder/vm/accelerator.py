@@ -18,6 +18,10 @@ from imagebuilder.vm.qemu import Acceleration
 from imagebuilder.vm.waiting import Patience
 
 KVM = Path("/dev/kvm")
+KVM_DEVICES = (KVM.parent,)
+"""What QEMU must see for it: the folder, as the sandbox has no way to lay out a single device node."""
+PROBE = 2
+"""Raised when the probe changes, so that what an older one found is not believed."""
 LOOPS = 300_000_000
 """How far the probe counts."""
 NATURAL_S = 0.12
@@ -48,7 +52,7 @@ def find_accelerator(tools: Tools, remembered: Path, *, boots_linux: Callable[[A
     Whether KVM boots is looked up in the folder *remembered*; there may be a /dev/kvm on which a boot sector counts
     well and a Linux hangs, so *boots_linux* is asked last.
     """
-    key = f"{platform.node()} {platform.release()} {_processor()} {_qemu_version(tools)}"
+    key = f"probe {PROBE}: {platform.node()} {platform.release()} {_processor()} {_qemu_version(tools)}"
     notes = remembered / "accelerator.json"
     known: dict[str, bool] = json.loads(notes.read_text()) if notes.is_file() else {}
     if key not in known:
@@ -62,7 +66,7 @@ def find_accelerator(tools: Tools, remembered: Path, *, boots_linux: Callable[[A
     least = LEAST if kind is Acceleration.KVM else EMULATED_LEAST
     factor = min(max(seconds / NATURAL_S, least), MOST)
     say(f"machines run by {kind}; waits are {factor:.0f} times the natural ones")
-    return Accelerator(kind, Patience(factor), (KVM,) if kind is Acceleration.KVM else ())
+    return Accelerator(kind, Patience(factor), KVM_DEVICES if kind is Acceleration.KVM else ())
 
 
 def _kvm_works(tools: Tools, boots_linux: Callable[[Acceleration], bool]) -> bool:
@@ -99,15 +103,24 @@ def count_in_boot_sector(tools: Tools, kind: Acceleration, *, timeout_s: float) 
         argv += ["-chardev", "stdio,id=said,signal=off", "-device", "isa-debugcon,iobase=0xe9,chardev=said"]
         argv += ["-device", "isa-debug-exit,iobase=0x501,iosize=1"]
         argv += ["-drive", f"file={disk},format=raw,if=ide"]
-        devices = (KVM,) if kind is Acceleration.KVM else ()
+        devices = KVM_DEVICES if kind is Acceleration.KVM else ()
         command = tools.argv(argv, write=[Path(folder)], devices=devices)
         return _seconds_from_a_to_b(command, timeout_s)
 
 
 def _seconds_from_a_to_b(command: list[str], timeout_s: float) -> float | None:
-    process = subprocess.Popen(
-        command, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    with tempfile.TemporaryFile() as messages:
+        process = subprocess.Popen(
+            command, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages
+        )
+        seconds = _timed(process, timeout_s)
+        messages.seek(0)
+        if seconds is None and (complaint := messages.read().decode(errors="replace").strip()):
+            say(f"QEMU said: {complaint.splitlines()[-1]}")
+    return seconds
+
+
+def _timed(process: subprocess.Popen[bytes], timeout_s: float) -> float | None:
     assert process.stdout is not None
     with process.stdout as said:
         deadline = time.monotonic() + timeout_s

@@ -16,7 +16,7 @@ from imagebuilder.secrets import Secrets, credentials
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
 from imagebuilder.vm import agent
-from imagebuilder.vm.accelerator import KVM, Accelerator
+from imagebuilder.vm.accelerator import KVM_DEVICES, Accelerator
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.qemu import OVMF_VARIABLES, Acceleration, Firmware, Hardware, Nic, mac_address
 from imagebuilder.vm.world import FOLDER, TAPS, World
@@ -265,7 +265,7 @@ def boots_linux(tools: Tools, image: Image, folder: Path, kind: Acceleration) ->
         "probe", sockets, MEMORY_MIB[image.role], kind, disk, variables=variables,
         credentials=tuple(agent.credentials().items()),
     )  # fmt: skip
-    devices = [KVM] if kind is Acceleration.KVM else []
+    devices = KVM_DEVICES if kind is Acceleration.KVM else ()
     machine = Machine(hardware, tools, reports=folder, read=[image.path], write=[folder], devices=devices)
     try:
         machine.start()
