@@ -2,10 +2,8 @@
 
 from argparse import REMAINDER, ArgumentParser, Namespace
 
-from imagebuilder.commands.files import Files
-from imagebuilder.commands.sources import new_run, source_arguments, sources_of, the_store
-from imagebuilder.pipeline import build
-from imagebuilder.secrets import read_secrets
+from imagebuilder.commands.sources import source_arguments
+from imagebuilder.commands.subject import subject_of
 from imagebuilder.vm.runs import OUTSIDE, boot_pair
 
 
@@ -26,19 +24,5 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Boot the pair and return the command's exit status, or 0 after the prompt."""
-    files, store = Files(args.topology), the_store()
-    topology, public, _ = files.read()
-    secrets = read_secrets(files.secrets)
-    built = build(store, files.plan(), sources_of(args))
     command = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
-    return boot_pair(
-        built.images,
-        topology,
-        public,
-        secrets,
-        built.tools,
-        new_run(store),
-        cache=store.root,
-        from_host=args.from_host,
-        command=command,
-    )
+    return boot_pair(subject_of(args), from_host=args.from_host, command=command)

@@ -2,13 +2,14 @@
 
 import json
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from dataclasses import asdict
 
-from imagebuilder.commands.files import Files
-from imagebuilder.commands.sources import new_run, source_arguments, sources_of, the_store
+from imagebuilder.build.image import Image
+from imagebuilder.commands.sources import source_arguments
+from imagebuilder.commands.subject import subject_of
 from imagebuilder.errors import ExitStatus
-from imagebuilder.pipeline import Built, build
-from imagebuilder.secrets import read_secrets
+from imagebuilder.topology import Role
 from imagebuilder.vm.runs import Summary, run_scenarios
 
 NOTHING_SELECTED = 5
@@ -23,33 +24,22 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Build what is missing, run the acceptance tests, and print the table of what was seen."""
-    files, store = Files(args.topology), the_store()
-    topology, public, _ = files.read()
-    secrets = read_secrets(files.secrets)
-    built = build(store, files.plan(), sources_of(args))
-    summary = run_scenarios(
-        built.images,
-        topology,
-        public,
-        secrets,
-        built.tools,
-        new_run(store),
-        cache=store.root,
-        expression=args.expression,
-    )
-    print(json.dumps(facts(built, summary), indent=2, default=str) if args.json else table(built, summary))
+    subject = subject_of(args)
+    summary = run_scenarios(subject, expression=args.expression)
+    images = subject.images
+    print(json.dumps(facts(images, summary), indent=2, default=str) if args.json else table(images, summary))
     return ExitStatus.OK if summary.status == 0 else ExitStatus.FAILED
 
 
-def facts(built: Built, summary: Summary) -> dict[str, object]:
+def facts(images: Mapping[Role, Image], summary: Summary) -> dict[str, object]:
     """Return the outcome for machines."""
-    return {"images": {role: asdict(image) for role, image in built.images.items()}, "run": asdict(summary)}
+    return {"images": {role: asdict(image) for role, image in images.items()}, "run": asdict(summary)}
 
 
-def table(built: Built, summary: Summary) -> str:
+def table(images: Mapping[Role, Image], summary: Summary) -> str:
     """Return the outcome for people."""
     lines = ["", "images"]
-    for role, image in built.images.items():
+    for role, image in images.items():
         lines += [f"  {role:7} {image.path}", f"          SHA-256 {image.sha256}, {image.size_bytes / 2**20:,.0f} MiB"]
     if summary.boot:
         lines.append(f"boot ({summary.accelerator})")

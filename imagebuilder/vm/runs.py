@@ -9,11 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.build.image import Image
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.secrets import Secrets
-from imagebuilder.tools import Tools
-from imagebuilder.topology import PublicKeys, Role, Topology
 from imagebuilder.vm.namespace import inside
 from imagebuilder.vm.pair import BootTimes
 from imagebuilder.vm.people import Journey
@@ -49,23 +45,16 @@ class Summary:
 
 
 def run_scenarios(
-    images: Mapping[Role, Image],
-    topology: Topology,
-    public: PublicKeys,
-    secrets: Secrets,
-    tools: Tools,
-    run_folder: Path,
+    subject: Subject,
     *,
-    cache: Path | None = None,
     expression: str | None = None,
     tests: Sequence[Path] = (SCENARIOS,),
     pytest_arguments: Sequence[str] = (),
 ) -> Summary:
-    """Run the acceptance tests that match *expression* (all: None) on *images* and return how it went.
+    """Run the acceptance tests that match *expression* (all: None) on *subject* and return how it went.
 
-    Reports, consoles and journals stay in *run_folder*; nothing else on this machine is changed.
+    Reports, consoles and journals stay in its folder; nothing else on this machine is changed.
     """
-    subject = Subject(images, topology, public, secrets, tools, run_folder.resolve(), cache or run_folder.parent)
 
     def work() -> Summary:
         started = time.monotonic()
@@ -100,26 +89,14 @@ def run_scenarios(
     return inside(work)
 
 
-def boot_pair(
-    images: Mapping[Role, Image],
-    topology: Topology,
-    public: PublicKeys,
-    secrets: Secrets,
-    tools: Tools,
-    run_folder: Path,
-    *,
-    cache: Path | None = None,
-    from_host: str = "stranger",
-    command: Sequence[str] = (),
-) -> int:
-    """Boot the pair; once mail flows run *command* as the outside host *from_host* and return its exit status.
+def boot_pair(subject: Subject, *, from_host: str = "stranger", command: Sequence[str] = ()) -> int:
+    """Boot the pair of *subject*; once mail flows run *command* as the host *from_host*, return its exit status.
 
     Without a command, open a prompt. The command has our standard streams and the host's own programs; names of the
     world resolve, and the variables of `command_environment` are set.
     """
     if from_host not in OUTSIDE:
         raise ImagebuilderError(f"there is no outside host {from_host!r}", hint=f"one of: {', '.join(OUTSIDE)}")
-    subject = Subject(images, topology, public, secrets, tools, run_folder.resolve(), cache or run_folder.parent)
 
     def work() -> int:
         with session(subject) as running:
