@@ -5,8 +5,10 @@ from argparse import ArgumentParser, Namespace
 
 from imagebuilder.build.image import Image
 from imagebuilder.commands.files import Files
+from imagebuilder.commands.recorded import build_recorded
 from imagebuilder.commands.sources import source_arguments, sources_of, the_store
-from imagebuilder.pipeline import Built, build
+from imagebuilder.generations import Generation
+from imagebuilder.pipeline import Built
 from imagebuilder.run import say
 
 
@@ -17,17 +19,18 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Build, and print where the images are."""
-    built = build(the_store(), Files(args.topology).plan(), sources_of(args))
+    built, generation = build_recorded(Files(args.topology), the_store(), sources_of(args))
     if not built.made:
         say("nothing to do: both images are in the store")
-    print(as_json(built) if args.json else as_text(built))
+    say(f"generation {generation.number}")
+    print(as_json(built, generation) if args.json else as_text(built))
     return 0
 
 
-def as_json(built: Built) -> str:
+def as_json(built: Built, generation: Generation) -> str:
     """Return *built* for machines."""
     images = {role: _facts(image) for role, image in built.images.items()}
-    return json.dumps({"images": images}, indent=2)
+    return json.dumps({"images": images, "generation": generation.number}, indent=2)
 
 
 def as_text(built: Built) -> str:

@@ -3,8 +3,8 @@
 from argparse import Namespace
 
 from imagebuilder.commands.files import Files
+from imagebuilder.commands.recorded import build_recorded
 from imagebuilder.commands.sources import new_run, sources_of, the_store
-from imagebuilder.pipeline import build
 from imagebuilder.secrets import read_secrets
 from imagebuilder.vm.session import Subject
 
@@ -14,5 +14,5 @@ def subject_of(args: Namespace) -> Subject:
     files, store = Files(args.topology), the_store()
     topology, public, _ = files.read()
     secrets = read_secrets(files.secrets)
-    built = build(store, files.plan(), sources_of(args))
+    built, _ = build_recorded(files, store, sources_of(args))
     return Subject(built.images, topology, public, secrets, built.tools, new_run(store).resolve(), store.root)
