@@ -1,37 +1,162 @@
-"""Secrets for one host: a small read-only file system of credentials, for the partition that ships empty."""
+"""An image as one host gets it, with that host's secrets: read in pieces, never written down. Reads the image."""
 
-from collections.abc import Mapping
-from pathlib import Path
+import io
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
+from imagebuilder.build.image import Image
 from imagebuilder.errors import ImagebuilderError
+from imagebuilder.gpt import HEAD_BYTES, TABLE_BYTES, fitted
 from imagebuilder.run import run
 from imagebuilder.tools import Tools
 
+PIECE_BYTES = 4 * 2**20
+"""The largest piece that is read at once."""
+BLOCK_BYTES = 4096
+"""Pieces begin at multiples of it, whatever the file system of the store calls a hole."""
+MARGIN_BYTES = 2**20
+"""At both ends of a disk, where partition tables, RAID, LVM and ZFS keep their marks, nothing old is left."""
 
-def secrets_filesystem(tools: Tools, credentials: Mapping[str, bytes], folder: Path, *, limit_bytes: int) -> Path:
-    """Write *credentials* (name to content) as an erofs file system into *folder* and return its path.
 
-    Only root can read what is in it, and *folder* itself must be the caller's alone. The plain files are gone
-    afterwards. Raises ImagebuilderError when the file system is larger than *limit_bytes*.
+@dataclass(frozen=True)
+class Region:
+    """A piece of a disk that has to be written; what lies between regions is zeros."""
+
+    offset: int
+    """Of its first byte, a multiple of BLOCK_BYTES."""
+    data: bytes = field(repr=False)
+    """At most PIECE_BYTES."""
+
+    @property
+    def end(self) -> int:
+        """Of the first byte after it."""
+        return self.offset + len(self.data)
+
+
+def secrets_filesystem(tools: Tools, credentials: Mapping[str, bytes], *, limit_bytes: int) -> bytes:
+    """Return *credentials* (name to content) as an erofs file system, which only root can read once it is mounted.
+
+    They touch no disk: a pipe carries them in, and a nameless file in memory back. The same credentials give the
+    same bytes, so that a host's disk can be checked. Raises ImagebuilderError beyond *limit_bytes*.
     """
-    source, filesystem = folder / "credentials", folder / "secrets.erofs"
-    source.mkdir(mode=0o700)
-    try:
-        for name, content in credentials.items():
-            path = source / name
-            path.touch(mode=0o400)
-            path.chmod(0o600)
-            path.write_bytes(content)
-            path.chmod(0o400)
-        filesystem.touch(mode=0o600)
-        # The time is fixed so that the same secrets give the same bytes, and a host's disk can be checked.
-        run(tools.argv(["mkfs.erofs", "--quiet", "--all-root", "-T0", str(filesystem), str(source)], write=[folder]))
-    finally:
-        for path in source.iterdir():
-            path.unlink()
-        source.rmdir()
-    if filesystem.stat().st_size > limit_bytes:
-        raise ImagebuilderError(
-            f"the secrets take {filesystem.stat().st_size:,} bytes, there is room for {limit_bytes:,}"
-        )
+    command = ["mkfs.erofs", "--quiet", "--tar=f", "--all-root", "-T0", "-Uclear"]
+
+    def make(path: str) -> None:
+        run(tools.argv([*command, path]), stdin=_archive(credentials))
+
+    filesystem = nameless(make)
+    if len(filesystem) > limit_bytes:
+        raise ImagebuilderError(f"the secrets take {len(filesystem):,} bytes, there is room for {limit_bytes:,}")
     return filesystem
+
+
+@dataclass(frozen=True)
+class Provisioned:
+    """*image* with the secrets of one host in it, on a disk of a given size or as large as the image is."""
+
+    image: Image
+    filesystem: bytes = field(repr=False)
+    """What `secrets_filesystem` made."""
+    disk_bytes: int | None = None
+    """Size of the disk that it is for: the second copy of the partition table belongs to its end. None: the image's."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How large the whole is."""
+        return self.disk_bytes or self.image.size_bytes
+
+    def regions(self) -> Iterator[Region]:
+        """Give all regions, by ascending offset; they never overlap."""
+        with self.image.path.open("rb", buffering=0) as file:
+            patches = self._patches(file)
+            extents = [*_data(file), *((patch.offset, patch.end) for patch in patches)]
+            for start, end in _merged(extents, self.size_bytes):
+                for offset in range(start, end, PIECE_BYTES):
+                    yield Region(offset, self._piece(file, patches, offset, min(offset + PIECE_BYTES, end)))
+
+    def data_bytes(self) -> int:
+        """Return how many bytes all regions have."""
+        with self.image.path.open("rb", buffering=0) as file:
+            extents = [*_data(file), *((patch.offset, patch.end) for patch in self._patches(file))]
+        return sum(end - start for start, end in _merged(extents, self.size_bytes))
+
+    def _patches(self, file: io.FileIO) -> tuple[Region, ...]:
+        """Return what differs from the image: the secrets, and both copies of the partition table."""
+        secrets = self.filesystem.ljust(self.image.secrets_size, b"\0")  # nothing of an older host stays behind them
+        patches = [Region(self.image.secrets_offset, secrets)]
+        head = _read(file, 0, MARGIN_BYTES)
+        if self.disk_bytes is None or self.disk_bytes == self.image.size_bytes:
+            return Region(0, head), *patches
+        first, last = fitted(head[:HEAD_BYTES], self.disk_bytes)
+        # The image's own second copy would be in the way of partitions.
+        patches.append(Region(self.image.size_bytes - TABLE_BYTES, bytes(TABLE_BYTES)))
+        margin = min(MARGIN_BYTES, self.disk_bytes - self.image.size_bytes)
+        patches.append(Region(self.disk_bytes - margin, last.rjust(margin, b"\0")))
+        return Region(0, first + head[HEAD_BYTES:]), *patches
+
+    def _piece(self, file: io.FileIO, patches: tuple[Region, ...], start: int, end: int) -> bytes:
+        """Return the bytes from *start* to *end* of the whole."""
+        piece = bytearray(_read(file, start, end - start))
+        for patch in patches:
+            first, last = max(start, patch.offset), min(end, patch.end)
+            if first < last:
+                piece[first - start : last - start] = patch.data[first - patch.offset : last - patch.offset]
+        return bytes(piece)
+
+
+def nameless(make: Callable[[str], None]) -> bytes:
+    """Return what *make* writes to the file in memory whose path it is given; no directory ever lists that file."""
+    descriptor = os.memfd_create("nameless", os.MFD_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        make(f"/proc/{os.getpid()}/fd/{descriptor}")
+        return file.read()
+
+
+def _archive(credentials: Mapping[str, bytes]) -> bytes:
+    """Return *credentials* as a tar archive whose folder and files only their owner can read. Pure."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        folder = tarfile.TarInfo("./")
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o700
+        archive.addfile(folder)
+        for name in sorted(credentials):
+            file = tarfile.TarInfo(f"./{name}")
+            file.mode, file.size = 0o400, len(credentials[name])
+            archive.addfile(file, io.BytesIO(credentials[name]))
+    return buffer.getvalue()
+
+
+def _read(file: io.FileIO, offset: int, length: int) -> bytes:
+    """Return *length* bytes of *file* from *offset*; past its end they are zeros."""
+    pieces, place = [], offset
+    while place < offset + length and (piece := os.pread(file.fileno(), offset + length - place, place)):
+        pieces.append(piece)
+        place += len(piece)
+    return b"".join(pieces).ljust(length, b"\0")
+
+
+def _data(file: io.FileIO) -> Iterator[tuple[int, int]]:
+    """Give beginning and end of each extent of *file* that is no hole."""
+    size, end = os.fstat(file.fileno()).st_size, 0
+    while end < size:
+        try:
+            start = os.lseek(file.fileno(), end, os.SEEK_DATA)
+        except OSError:  # nothing but a hole to the end
+            return
+        end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+        yield start, end
+
+
+def _merged(extents: list[tuple[int, int]], limit: int) -> list[tuple[int, int]]:
+    """Return *extents* widened to whole blocks, sorted, those that touch made one, none beyond *limit*. Pure."""
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(extents):
+        start = first // BLOCK_BYTES * BLOCK_BYTES
+        end = min(-(-last // BLOCK_BYTES) * BLOCK_BYTES, limit)
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged

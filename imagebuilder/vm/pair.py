@@ -1,7 +1,6 @@
 """The proxy and the client of a topology, booted side by side in a world; saved and restored. Owns their disks."""
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from imagebuilder.build.image import Image
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.provision import secrets_filesystem
+from imagebuilder.provision import nameless, secrets_filesystem
 from imagebuilder.run import run, say
 from imagebuilder.secrets import Secrets, credentials
 from imagebuilder.tools import Tools
@@ -246,13 +245,14 @@ def overlay(tools: Tools, base: Path, base_format: str, path: Path) -> None:
 
 def provision(tools: Tools, image: Image, files: Mapping[str, bytes], disk: Path) -> None:
     """Write the credentials *files* into the secrets partition of *disk*, an overlay over *image*."""
-    with tempfile.TemporaryDirectory(dir=disk.parent) as name:
-        folder = Path(name)
-        filesystem = secrets_filesystem(tools, files, folder, limit_bytes=image.secrets_size)
-        length = filesystem.stat().st_size
-        order = f"write -q -s {filesystem} {image.secrets_offset} {length}"
-        argv = ["qemu-io", "-f", "qcow2", "-c", order, str(disk)]
-        run(tools.argv(argv, read=[image.path], write=[disk.parent]))
+    filesystem = secrets_filesystem(tools, files, limit_bytes=image.secrets_size)
+
+    def write(path: str) -> None:
+        Path(path).write_bytes(filesystem)
+        order = f"write -q -s {path} {image.secrets_offset} {len(filesystem)}"
+        run(tools.argv(["qemu-io", "-f", "qcow2", "-c", order, str(disk)], read=[image.path], write=[disk.parent]))
+
+    nameless(write)
 
 
 def boots_linux(tools: Tools, image: Image, folder: Path, kind: Acceleration) -> bool:
