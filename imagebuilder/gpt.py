@@ -4,6 +4,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from imagebuilder.errors import ImagebuilderError
 
@@ -42,6 +43,18 @@ def spans(head: bytes) -> tuple[Span, ...]:
         if any(kind):
             name = label.decode("utf-16-le").rstrip("\0")
             found.append(Span(name, first * SECTOR_BYTES, (last - first + 1) * SECTOR_BYTES))
+    return tuple(found)
+
+
+def lines(head: bytes) -> tuple[str, ...]:
+    """Return each partition of the disk that begins with *head* as a line with all that its table says about it."""
+    found = []
+    _checked(head)
+    for place in range(2 * SECTOR_BYTES, HEAD_BYTES, ENTRY.size):
+        kind, uuid, first, last, attributes, label = ENTRY.unpack_from(head, place)
+        if any(kind):
+            names = f"{label.decode('utf-16-le').rstrip(chr(0))} {UUID(bytes_le=kind)} {UUID(bytes_le=uuid)}"
+            found.append(f"{names} {attributes:x} {first}-{last}")
     return tuple(found)
 
 

@@ -24,21 +24,25 @@ def default_store() -> Path:
     return Path(data).absolute() / "imagebuilder"
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 (hex) of the file *path*; its holes are not read, which for a disk image is most of it."""
+def sha256_of(path: Path, offset: int = 0, length: int | None = None) -> str:
+    """Return the SHA-256 (hex) of the file *path*, or of its *length* bytes from *offset* on.
+
+    Its holes are not read, which for a disk image is most of it.
+    """
     digest, zeros = hashlib.sha256(), bytes(BLOCK)
     with path.open("rb", buffering=0) as file:
-        size, position = os.fstat(file.fileno()).st_size, 0
-        while position < size:
+        size, position = os.fstat(file.fileno()).st_size, offset
+        end = size if length is None else min(size, offset + length)
+        while position < end:
             try:
-                data = os.lseek(file.fileno(), position, os.SEEK_DATA)
+                data = min(end, os.lseek(file.fileno(), position, os.SEEK_DATA))
             except OSError:  # nothing but a hole to the end
-                data = size
+                data = end
             while position < data:
-                length = min(BLOCK, data - position)
-                digest.update(zeros[:length])
-                position += length
-            hole = os.lseek(file.fileno(), position, os.SEEK_HOLE) if position < size else size
+                step = min(BLOCK, data - position)
+                digest.update(zeros[:step])
+                position += step
+            hole = min(end, os.lseek(file.fileno(), position, os.SEEK_HOLE)) if position < end else end
             file.seek(position)
             while position < hole and (block := file.read(min(BLOCK, hole - position))):
                 digest.update(block)

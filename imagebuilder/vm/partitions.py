@@ -1,12 +1,11 @@
-"""Where things lie on an image. Reads its partition table."""
+"""Where the root file system lies on an image. Reads its partition table."""
 
-import struct
 from dataclasses import dataclass
 
 from imagebuilder.build.image import Image
 from imagebuilder.errors import ImagebuilderError
+from imagebuilder.gpt import HEAD_BYTES, spans
 
-SECTOR_BYTES = 512
 BLOCK_BYTES = 4096
 """What dm-verity checks at a time."""
 EROFS_SUPERBLOCK = 1024
@@ -27,14 +26,9 @@ class Partition:
 def root_partition(image: Image) -> Partition:
     """Return the root partition of *image*, which is the one with erofs in it."""
     with image.path.open("rb") as disk:
-        disk.seek(SECTOR_BYTES)
-        header = disk.read(92)  # UEFI 2.10 section 5.3.2
-        table, entries, entry_bytes = struct.unpack_from("<QII", header, 72)
-        for number in range(entries):
-            disk.seek(table * SECTOR_BYTES + number * entry_bytes + 32)
-            offset = int.from_bytes(disk.read(8), "little") * SECTOR_BYTES
-            disk.seek(offset + EROFS_SUPERBLOCK)
+        for span in spans(disk.read(HEAD_BYTES)):
+            disk.seek(span.offset + EROFS_SUPERBLOCK)
             superblock = disk.read(128)
-            if offset and superblock[:4] == EROFS_MAGIC:
-                return Partition(offset, int.from_bytes(superblock[36:40], "little"))
+            if superblock[:4] == EROFS_MAGIC:
+                return Partition(span.offset, int.from_bytes(superblock[36:40], "little"))
     raise ImagebuilderError(f"{image.path} has no root partition with erofs")

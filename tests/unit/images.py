@@ -3,6 +3,7 @@
 import random
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -19,13 +20,16 @@ PARTITIONS = (
 )
 
 
-def table(size: int) -> tuple[bytes, bytes]:
-    """Return the first 34 and the last 33 sectors of a disk of *size* bytes with PARTITIONS (UEFI 2.10 section 5.3)."""
+def table(size: int, partitions: Sequence[tuple[str, UUID, int, int]] = PARTITIONS) -> tuple[bytes, bytes]:
+    """Return the first 34 and the last 33 sectors of a disk of *size* bytes with *partitions* (UEFI 2.10 section 5.3).
+
+    A partition is (label, type, offset, length), the last two in bytes.
+    """
     entries = b"".join(
         kind.bytes_le + UUID(int=number + 1).bytes_le
         + struct.pack("<QQQ", offset // 512, (offset + length) // 512 - 1, 0)
         + name.encode("utf-16-le").ljust(72, b"\0")
-        for number, (name, kind, offset, length) in enumerate(PARTITIONS)
+        for number, (name, kind, offset, length) in enumerate(partitions)
     ).ljust(16384, b"\0")  # fmt: skip
     last = size // 512 - 1
 
