@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import pefile
+import pefile  # type: ignore[import-untyped]
 
 from imagebuilder.comparison.entries import Entries, Entry, Kind, kind_of
 from imagebuilder.run import run
