@@ -18,6 +18,7 @@ COMMANDS = {
     "build": "build both images",
     "boot": "boot both images on a virtual network, for a command or a prompt",
     "test": "boot both images and prove that mail is delivered",
+    "dns": "print the DNS records to publish, or check them",
     "schema": "describe every key of the topology",
 }
 

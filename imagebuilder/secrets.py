@@ -1,6 +1,7 @@
 """The private keys of a topology and the file that keeps them; makes keys, reads and writes that one file."""
 
 import base64
+import hashlib
 import os
 import secrets
 import stat
@@ -12,6 +13,7 @@ from types import MappingProxyType
 import tomli_w
 from argon2 import PasswordHasher
 from argon2.low_level import Type
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -62,6 +64,8 @@ class Secrets:
     """RSA keys, PKCS#8 in PEM."""
     mailboxes: Mapping[str, str] = field(repr=False)
     """Password hash of each mailbox, with its scheme in front as Dovecot has it: ``{ARGON2ID}$argon2id$…``."""
+    tls: str | None = field(default=None, repr=False)
+    """Key of the proxy's certificate, P-256, PKCS#8 in PEM."""
 
 
 NOTHING = Secrets(MappingProxyType({}), MappingProxyType({}), MappingProxyType({}), MappingProxyType({}))
@@ -80,12 +84,13 @@ def completed(existing: Secrets | None, topology: Topology) -> tuple[Secrets, di
         for mailbox in topology.mail.mailboxes
         if mailbox.address not in old.mailboxes
     }  # fmt: skip
-    wanted = [(domain.name, domain.dkim_selector) for domain in topology.mail.domains]
+    wanted = [(domain.name, selector) for domain in topology.mail.domains for selector in domain.selectors]
     whole = Secrets(
         wireguard={role: old.wireguard.get(role) or _wireguard_key() for role in Role},
         ssh={role: old.ssh.get(role) or _ssh_key() for role in Role},
         dkim={**old.dkim, **{name: _dkim_key() for name in wanted if name not in old.dkim}},
         mailboxes=old.mailboxes,
+        tls=old.tls or _tls_key(),
     )
     return with_passwords(whole, passwords), passwords
 
@@ -114,6 +119,7 @@ def public_keys(private: Secrets) -> PublicKeys:
         wireguard=RoleKeys(**{str(role): _wireguard_public(key) for role, key in private.wireguard.items()}),
         ssh=RoleKeys(**{str(role): _ssh_public(key) for role, key in private.ssh.items()}),
         dkim=dkim,
+        tls=_tls_public(private.tls) if private.tls else None,
     )
 
 
@@ -125,6 +131,8 @@ def credentials(private: Secrets, topology: Topology, role: Role) -> dict[str, b
         "network.wireguard.private.50-wg0": f"{private.wireguard[role]}\n",
         "ssh.hostkey": private.ssh[role],
     }
+    if role is Role.PROXY and private.tls:
+        files["tls.key"] = private.tls
     if role is Role.CLIENT:
         # user:password:uid:gid:gecos:home:shell:extra, the form of Dovecot's passwd-file
         lines = (f"{box.address}:{private.mailboxes[box.address]}::::::\n" for box in topology.mail.mailboxes)
@@ -159,6 +167,7 @@ def read_secrets(path: Path) -> Secrets:
         ssh={Role(role): key for role, key in kept.ssh.items()},
         dkim={(domain, selector): key for domain, keys in kept.dkim.items() for selector, key in keys.items()},
         mailboxes=kept.mailboxes,
+        tls=kept.tls,
     )
 
 
@@ -167,7 +176,8 @@ def write_secrets(path: Path, private: Secrets) -> None:
     dkim: dict[str, dict[str, str]] = {}
     for (domain, selector), key in sorted(private.dkim.items()):
         dkim.setdefault(domain, {})[selector] = key
-    document = {
+    document: dict[str, object] = {
+        **({"tls": private.tls} if private.tls else {}),
         "wireguard": {str(role): private.wireguard[role] for role in sorted(private.wireguard)},
         "ssh": {str(role): private.ssh[role] for role in sorted(private.ssh)},
         "dkim": dkim,
@@ -230,6 +240,19 @@ def _dkim_key() -> str:
     """Return a new RSA key, PKCS#8 in PEM."""
     key = generate_private_key(public_exponent=65537, key_size=DKIM_BITS)
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def _tls_key() -> str:
+    """Return a new P-256 key, PKCS#8 in PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def _tls_public(pem: str) -> str:
+    """Return what a TLSA record with the parameters 3 1 1 says of a key (RFC 6698 section 2.1)."""
+    key = load_pem_private_key(pem.encode(), None)
+    der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
 
 
 def _wireguard_public(private: str) -> str:

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 
 from imagebuilder.services.base import Service, Site, Values
 from imagebuilder.topology import Role, Topology
-
-WEB_LABELS = ("autoconfig", "autodiscover", "mta-sts")
-"""Names under each mail domain that mail programs and servers look for (the latter: RFC 8461 section 3.3)."""
+from imagebuilder.topology.rules_mail import SERVICE_LABELS
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,7 @@ class CertificateValues(Values):
 
 def public_names(topology: Topology) -> tuple[str, ...]:
     """Return the names under which the Internet knows the proxy, the mail host's first."""
-    web = (f"{label}.{domain.name}" for domain in topology.mail.domains for label in WEB_LABELS)
+    web = (f"{label}.{domain.name}" for domain in topology.mail.domains for label in SERVICE_LABELS)
     return tuple(dict.fromkeys((topology.proxy.hostname, *web)))
 
 

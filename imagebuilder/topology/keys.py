@@ -1,4 +1,4 @@
-"""Public keys as an operator or a file may give them: SSH, WireGuard, DKIM; no message repeats one. Pure."""
+"""Public keys as an operator or a file may give them: SSH, WireGuard, DKIM, TLS; no message repeats one. Pure."""
 
 import base64
 import binascii
@@ -73,6 +73,14 @@ def dkim_key(value: str) -> str:
     return value
 
 
+def tls_key(value: str) -> str:
+    """Return *value*, the SHA-256 of a public key in lower-case hexadecimal."""
+    if not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise refused("is no SHA-256 in hexadecimal: 64 digits")
+    return value
+
+
 SshKey = Annotated[str, AfterValidator(ssh_key)]
 WireguardKey = Annotated[str, AfterValidator(wireguard_key)]
 DkimKey = Annotated[str, AfterValidator(dkim_key)]
+TlsKey = Annotated[str, AfterValidator(tls_key)]

@@ -62,9 +62,10 @@ def judged(document: Mapping[str, Any]) -> tuple[Topology | None, tuple[Problem,
 def missing_keys(public: PublicKeys, topology: Topology) -> tuple[Problem, ...]:
     """Return which keys *topology* needs and *public* lacks. Pure."""
     return tuple(
-        Problem(f"dkim.'{domain.name}'", f"there is no key for the selector {domain.dkim_selector!r}")
+        Problem(f"dkim.'{domain.name}'", f"there is no key for the selector {selector!r}")
         for domain in topology.mail.domains
-        if domain.dkim_selector not in public.dkim.get(domain.name, {})
+        for selector in domain.selectors
+        if selector not in public.dkim.get(domain.name, {})
     )
 
 

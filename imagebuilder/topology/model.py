@@ -113,10 +113,17 @@ class MailDomain(Model):
     """The part after the @."""
     dkim_selector: Selector = "dkim"
     """Label under _domainkey where the public DKIM key is published."""
+    dkim_next_selector: Selector | None = None
+    """Label of a second key that is published and doesn't sign yet; later you make it dkim_selector."""
     max_message_mib: Annotated[Whole, Field(ge=1, le=512)] = 25
     """Largest message accepted, in MiB, after encoding for transport."""
     catch_all: MailAddress | None = None
     """Mailbox for every address of the domain that nothing else takes; left out: unknown addresses are refused."""
+
+    @property
+    def selectors(self) -> tuple[str, ...]:
+        """The selectors of its keys, the one that signs first."""
+        return (self.dkim_selector, *([self.dkim_next_selector] if self.dkim_next_selector else []))
 
 
 class Mailbox(Model):
@@ -170,6 +177,8 @@ class Acme(Model):
 
     directory: HttpsUrl = "https://acme-v02.api.letsencrypt.org/directory"
     """URL of the ACME directory."""
+    caa: HostName | None = None
+    """What CAA records call the authority, as in "letsencrypt.org"; left out: known for the large ones."""
     ca_root: Pem | None = None
     """PEM file, relative to the topology, of a private authority's root; left out: the public ones."""
 

@@ -6,6 +6,7 @@ import re
 from typing import Annotated
 
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
@@ -55,6 +56,17 @@ def dkim_private(value: str) -> str:
     return value
 
 
+def tls_private(value: str) -> str:
+    """Return *value*, a P-256 key in PEM without a passphrase."""
+    try:
+        key = load_pem_private_key(value.encode(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
+        raise refused("is no P-256 key in PEM form without a passphrase")
+    return value
+
+
 def password_hash(value: str) -> str:
     """Return *value*, a password hash that can stand in a line of Dovecot's passwd-file."""
     if not HASH.fullmatch(value):
@@ -73,3 +85,5 @@ class PrivateKeys(Model):
     """DKIM key by domain and selector, RSA in PEM."""
     mailboxes: dict[MailAddress, Annotated[str, AfterValidator(password_hash)]] = Field(default_factory=dict)
     """Password hash by address."""
+    tls: Annotated[str, AfterValidator(tls_private)] | None = None
+    """Key of the proxy's certificate, P-256 in PEM; it stays the same so that a TLSA record can name it."""

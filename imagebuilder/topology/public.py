@@ -2,7 +2,7 @@
 
 from typing import Generic, TypeVar
 
-from imagebuilder.topology.keys import DkimKey, SshKey, WireguardKey
+from imagebuilder.topology.keys import DkimKey, SshKey, TlsKey, WireguardKey
 from imagebuilder.topology.model import HostName, Model, Role
 from imagebuilder.topology.names import Selector
 
@@ -31,3 +31,5 @@ class PublicKeys(Model):
     """SSH host keys, one line each: "ssh-ed25519 AAAA…"."""
     dkim: dict[HostName, dict[Selector, DkimKey]]
     """Per mail domain and selector, the RSA public key (DER SubjectPublicKeyInfo) in base64, as in the p= tag."""
+    tls: TlsKey | None = None
+    """SHA-256 of the key of the proxy's certificate, in hexadecimal, as in its TLSA record."""

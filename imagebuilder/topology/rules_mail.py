@@ -18,7 +18,7 @@ STANDING = ("postmaster", "abuse")
 SERVICE_LABELS = ("autoconfig", "autodiscover", "mta-sts")
 """Names below every mail domain that lead to the proxy's web server."""
 MAX_DKIM_NAME = 253
-HARMLESS = (".quota_mib", ".sieve", ".max_message_mib", ".dkim_selector")
+HARMLESS = (".quota_mib", ".sieve", ".max_message_mib", ".dkim_selector", ".dkim_next_selector")
 """Ends of places where something wrong doesn't change which addresses there are."""
 
 
@@ -112,8 +112,10 @@ def _domains(parts: Parts) -> Iterator[Problem]:
         if domain.name in first:
             yield Problem(f"{place}.name", f"{domain.name!r} stands already in {first[domain.name]}.name")
         first.setdefault(domain.name, place)
-        if len(f"{domain.dkim_selector}._domainkey.{domain.name}") > MAX_DKIM_NAME:
+        if max(len(f"{selector}._domainkey.{domain.name}") for selector in domain.selectors) > MAX_DKIM_NAME:
             yield Problem(f"{place}.name", f"{domain.name!r} is too long for the name of its DKIM record")
+        if domain.dkim_next_selector == domain.dkim_selector:
+            yield Problem(f"{place}.dkim_next_selector", f"{domain.dkim_selector!r} is the selector that signs already")
     for place, domain in parts.domains.rows:
         label, _, above = domain.name.partition(".")
         if above in first and label in SERVICE_LABELS:

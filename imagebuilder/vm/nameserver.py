@@ -10,11 +10,11 @@ import dns.message
 import dns.query
 import dns.rdatatype
 
-from imagebuilder.dns import Record
+from imagebuilder.dns import ROOT_SERVERS, Record
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import environment
 from imagebuilder.tools import Tools
-from imagebuilder.vm.addresses import FORMER_ROOT_SERVERS, ROOT_SERVERS
+from imagebuilder.vm.addresses import FORMER_ROOT_SERVERS
 from imagebuilder.vm.namespace import entered
 
 READY_S = 20.0

@@ -10,9 +10,9 @@ import dns.message
 import dns.query
 import pytest
 
+from imagebuilder.dns import ROOT_SERVERS
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
-from imagebuilder.vm.addresses import ROOT_SERVERS
 from imagebuilder.vm.namespace import entered
 from tests.accept.client_letters import USER, letter, proxy_header
 from tests.accept.client_room import (

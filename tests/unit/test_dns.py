@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagebuilder.dns import Record, reverse_records, txt, zone_records, zone_text
+from imagebuilder.dns import Record, authority, reverse_records, txt, zone_of, zone_records, zone_text, zones
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.secrets import new_secrets, public_keys
+from imagebuilder.secrets import completed, new_secrets, public_keys
 from imagebuilder.topology import PublicKeys, Topology
 from imagebuilder.topology.load import judged
 
@@ -22,7 +22,7 @@ SOA = "@ 3600 IN SOA ns. root. 1 1 1 1 1\n@ 3600 IN NS ns.\n"
 def with_changes(**changes: dict[str, Any]) -> Topology:
     document: dict[str, Any] = tomllib.loads(REFERENCE.read_text())
     for table, keys in changes.items():
-        document[table] = {key: value for key, value in (document[table] | keys).items() if value is not None}
+        document[table] = {key: value for key, value in (document.get(table, {}) | keys).items() if value is not None}
     topology, problems = judged(document)
     assert topology is not None
     assert problems == ()
@@ -66,7 +66,52 @@ def test_a_mail_domain_has_all_records_that_mail_needs(two: Topology, public: Pu
     assert answers(zone, "_imaps._tcp.example.net.", "SRV") == ["0 1 993 mx.host.test."]
     assert answers(zone, "autoconfig.example.net.", "CNAME") == ["mx.host.test."]
     assert answers(zone, "autodiscover.example.net.", "CNAME") == ["mx.host.test."]
+    assert answers(zone, "mta-sts.example.net.", "CNAME") == ["mx.host.test."]
+    assert answers(zone, "_smtp._tls.example.net.", "TXT") == ['"v=TLSRPTv1; rua=mailto:postmaster@example.net"']
+    assert answers(zone, "_mta-sts.example.net.", "TXT")[0].startswith('"v=STSv1; id=')
     assert answers(zone, "dkim._domainkey.example.net.", "TXT") == []
+
+
+def test_the_host_names_its_authority_and_its_key(two: Topology, public: PublicKeys) -> None:
+    zone = parsed(zone_text(zone_records(two, public), "host.test"), "host.test.")
+
+    assert answers(zone, "mx.host.test.", "CAA") == ['0 issue "letsencrypt.org"']
+    assert answers(zone, "_25._tcp.mx.host.test.", "TLSA") == [f"3 1 1 {public.tls}"]
+
+
+def test_an_authority_that_is_not_known_is_asked_for_and_never_guessed() -> None:
+    unknown = with_changes(acme={"directory": "https://acme.example.org/directory"})
+    named = with_changes(acme={"directory": "https://acme.example.org/directory", "caa": "ca.example.org"})
+
+    assert authority(unknown) is None
+    assert authority(named) == "ca.example.org"
+
+
+def test_a_rotation_publishes_the_next_key_before_it_signs_and_the_former_after() -> None:
+    domains = [{"name": "example.org", "dkim_selector": "k2", "dkim_next_selector": "k3"}]
+    topology = with_changes(mail={"domains": domains})
+    before = new_secrets(with_changes(mail={"domains": [{"name": "example.org", "dkim_selector": "k1"}]}))
+    records = zone_records(topology, public_keys(completed(before, topology)[0]))
+
+    keys = {record.owner: record for record in records if "._domainkey." in record.owner}
+    assert [name.partition(".")[0] for name in keys] == ["k2", "k1", "k3"]
+    assert [record.required for record in keys.values()] == [True, False, False]
+    assert len({record.text for record in keys.values()}) == 3
+
+
+def test_the_policy_id_follows_the_policy(two: Topology, public: PublicKeys) -> None:
+    other = with_changes(proxy={"hostname": "other.example.org"})
+
+    def ids(topology: Topology, keys: PublicKeys) -> set[str]:
+        return {record.text for record in zone_records(topology, keys) if record.owner.startswith("_mta-sts.")}
+
+    assert ids(two, public) == ids(two, public)
+    assert ids(two, public) != ids(other, public_keys(new_secrets(other)))
+
+
+def test_every_record_lies_in_a_zone_of_the_operator(two: Topology, public: PublicKeys) -> None:
+    assert zones(two) == ("example.org", "example.net", "host.test")
+    assert {zone_of(record.owner, zones(two)) for record in zone_records(two, public)} == set(zones(two))
 
 
 def test_the_dkim_record_holds_the_whole_key_in_short_strings(two: Topology, public: PublicKeys) -> None:
@@ -119,7 +164,7 @@ def test_each_record_says_why_and_mail_does_not_hang_on_comfort(two: Topology, p
     records = zone_records(two, public)
 
     assert all(record.why for record in records)
-    assert {record.type for record in records if not record.required} == {"SRV", "CNAME", "TXT"}
+    assert {record.type for record in records if not record.required} == {"SRV", "CNAME", "TXT", "CAA", "TLSA"}
     assert {"A", "AAAA", "MX", "TXT"} == {record.type for record in records if record.required}
 
 
