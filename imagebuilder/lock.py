@@ -3,7 +3,8 @@
 import json
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -49,6 +50,10 @@ class LockedPackage(BaseModel):
     """Below the archive's root."""
     closures: tuple[Closure, ...]
     """Sorted."""
+    pinned: str | None = None
+    """Why the file of overrides wants just this version."""
+    held: str | None = None
+    """Why the file of overrides wants no other version than the one locked before."""
 
     @property
     def file_name(self) -> str:
@@ -70,12 +75,24 @@ class Lock(BaseModel):
     """Date of everything in the images, in Unix seconds: that of the newest archive index when locking."""
     seed: UUID
     """Whence partition and file system identifiers come."""
+    updates: tuple[int, ...] = ()
+    """Dates (Unix seconds) of the archives when single packages were locked anew since; the epoch stays as it was."""
     packages: tuple[LockedPackage, ...]
     """Sorted by name."""
 
     def closure(self, closure: Closure) -> tuple[LockedPackage, ...]:
         """Return the packages that *closure* is made of, sorted by name."""
         return tuple(package for package in self.packages if closure in package.closures)
+
+    @property
+    def states(self) -> tuple[int, ...]:
+        """Dates (Unix seconds) of the archives that the packages were taken from, newest first."""
+        return (*reversed(self.updates), self.epoch)
+
+    @property
+    def by_name(self) -> dict[str, LockedPackage]:
+        """The packages by their names."""
+        return {package.name: package for package in self.packages}
 
 
 def lock_text(lock: Lock) -> str:
@@ -86,17 +103,32 @@ def lock_text(lock: Lock) -> str:
         f"version = {lock.version}",
         f"epoch = {lock.epoch}",
         f'seed = "{lock.seed}"',
+        *([f"updates = {list(lock.updates)}"] if lock.updates else []),
         "",
         "[packages]",
+        *(_line(package) for package in lock.packages),
     ]
-    for package in lock.packages:
-        closures = ", ".join(f'"{closure}"' for closure in package.closures)
-        lines.append(
-            f'"{package.name}" = {{ version = {json.dumps(package.version)}, architecture = "{package.architecture}", '
-            f'sha256 = "{package.sha256}", size = {package.size}, archive = "{package.archive}", '
-            f"path = {json.dumps(package.path)}, closures = [{closures}] }}"
-        )
     return "\n".join(lines) + "\n"
+
+
+def _line(package: LockedPackage) -> str:
+    fields = {
+        "version": _quoted(package.version),
+        "architecture": _quoted(package.architecture),
+        "sha256": _quoted(package.sha256),
+        "size": str(package.size),
+        "archive": _quoted(package.archive),
+        "path": _quoted(package.path),
+        "closures": "[" + ", ".join(map(_quoted, package.closures)) + "]",
+    }
+    notes = {"pinned": package.pinned, "held": package.held}
+    fields |= {name: _quoted(reason) for name, reason in notes.items() if reason is not None}
+    return f'"{package.name}" = {{ ' + ", ".join(f"{name} = {value}" for name, value in fields.items()) + " }"
+
+
+def _quoted(text: str) -> str:
+    # JSON leaves the delete character as it is, TOML wants it escaped.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def parse_lock(text: str, *, source: str) -> Lock:
@@ -128,22 +160,46 @@ def read_lock(path: Path) -> Lock:
         raise ImagebuilderError(f"{path.name} cannot be read: {error}") from error
 
 
-def changes(old: Lock | None, new: Lock) -> tuple[str, ...]:
-    """Return what differs in *new*, a line each: ``+ name version``, ``- name version``, ``name old -> new``."""
-    before = {package.name: package for package in old.packages} if old else {}
-    after = {package.name: package for package in new.packages}
-    lines: list[str] = []
+@dataclass(frozen=True)
+class Change:
+    """What another lock means for one package, in the closures where it means just that."""
+
+    name: str
+    old: str | None
+    """Version before; None when it was not there."""
+    new: str | None
+    """Version now; None when it is no longer there."""
+    security: bool
+    """Whether the new version comes from the security archive."""
+    closures: tuple[Closure, ...]
+    """Sorted."""
+
+    def __str__(self) -> str:
+        sign, versions = " ", f"{self.old} -> {self.new}"
+        if self.old is None:
+            sign, versions = "+", f"{self.new}"
+        elif self.new is None:
+            sign, versions = "-", self.old
+        security = " (security)" if self.security else ""
+        return f"{sign} {self.name} {versions}{security} [{', '.join(self.closures)}]"
+
+
+def changes(old: Lock | None, new: Lock) -> tuple[Change, ...]:
+    """Return what differs in *new*, by name: what came, what went, what moved, and in which closures."""
+    before, after = old.by_name if old else {}, new.by_name
+    found: list[Change] = []
     for name in sorted(before.keys() | after.keys()):
-        lines += _change(before.get(name), after.get(name))
-    return tuple(lines)
+        found += _changes(name, before.get(name), after.get(name))
+    return tuple(found)
 
 
-def _change(old: LockedPackage | None, new: LockedPackage | None) -> Iterable[str]:
-    if old is None and new is not None:
-        return [f"+ {new}"]
-    if new is None and old is not None:
-        return [f"- {old}"]
-    if old is not None and new is not None and old.sha256 != new.sha256:
-        security = " (security)" if new.archive is Archive.SECURITY else ""
-        return [f"  {new.name} {old.version} -> {new.version}{security}"]
-    return []
+def _changes(name: str, old: LockedPackage | None, new: LockedPackage | None) -> Iterator[Change]:
+    by_kind: dict[tuple[LockedPackage | None, LockedPackage | None], list[Closure]] = {}
+    for closure in sorted(Closure):
+        was = old if old and closure in old.closures else None
+        now = new if new and closure in new.closures else None
+        if (was and was.sha256) != (now and now.sha256):
+            by_kind.setdefault((was, now), []).append(closure)
+    for (was, now), closures in by_kind.items():
+        security = now is not None and now.archive is Archive.SECURITY
+        yield Change(name, was.version if was else None, now.version if now else None, security, tuple(closures))

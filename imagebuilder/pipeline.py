@@ -30,7 +30,7 @@ def build(store: Store, plan: Plan, sources: Sources) -> Built:
     """Build both images of *plan*; fetch only what a missing step needs, and do nothing when none is missing."""
     missing = tuple(step for step in plan.steps if not store.has(step))
     if missing:
-        fetch(store, plan.lock.packages, sources)
+        fetch(store, plan.lock.packages, sources, states=plan.lock.states)
     tools = build_tools(store, plan)
 
     def image(role_plan: RolePlan) -> Image:

@@ -25,11 +25,14 @@ def say(line: str) -> None:
 class ProcessError(ImagebuilderError):
     """A process that we need ended with a failure; the message carries the end of what it said."""
 
-    def __init__(self, argv: Sequence[str], returncode: int, output: str, *, hint: str | None = None) -> None:
+    def __init__(
+        self, argv: Sequence[str], returncode: int, output: str, *, stdout: str = "", hint: str | None = None
+    ) -> None:
         tail = "".join(f"\n  {line}" for line in output.strip().splitlines()[-12:])
         super().__init__(f"{program(argv)} ended with status {returncode}{tail}", hint=hint)
         self.returncode = returncode
         self.output = output
+        self.stdout = stdout
 
 
 @dataclass(frozen=True)
@@ -81,5 +84,5 @@ def run(
         raise ImagebuilderError(f"{program(argv)} did not end within {timeout_s:.0f} s", hint=hint) from error
     if done.returncode:
         said = (done.stderr or done.stdout).decode(errors="replace")
-        raise ProcessError(argv, done.returncode, said, hint=hint)
+        raise ProcessError(argv, done.returncode, said, stdout=done.stdout.decode(errors="replace"), hint=hint)
     return Result(done.stdout, done.stderr)

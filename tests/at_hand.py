@@ -8,8 +8,10 @@ from pathlib import Path
 
 from imagebuilder.cli import main
 from imagebuilder.commands.files import Files
-from imagebuilder.commands.sources import the_store
-from imagebuilder.errors import ExitStatus
+from imagebuilder.commands.sources import sources_of_environment, the_store
+from imagebuilder.errors import ExitStatus, ImagebuilderError
+from imagebuilder.fetch import fetch
+from imagebuilder.lock import read_lock
 from imagebuilder.run import say
 
 
@@ -18,13 +20,20 @@ def at_hand(topology: Path) -> int:
     plan = Files(topology).plan()
     if all(the_store().has(step) for step in plan.steps):
         return ExitStatus.OK
-    if main(["lock", "--check", "-t", str(topology)]) == ExitStatus.OK:
+    try:
+        fetch(the_store(), plan.lock.packages, sources_of_environment(), states=plan.lock.states)
         return ExitStatus.OK
+    except ImagebuilderError as error:
+        say(str(error))
     say("=" * 100)
     say("The committed lock can no longer be fetched as a whole (see above): locking afresh in this working copy.")
     say("The images will differ from those of the committed lock.")
     say("=" * 100)
-    return main(["lock", "-t", str(topology)]) or main(["lock", "--check", "-t", str(topology)])
+    if status := main(["lock", "--update", "-t", str(topology)]):
+        return status
+    lock = read_lock(Files(topology).lock)
+    fetch(the_store(), lock.packages, sources_of_environment(), states=lock.states)
+    return ExitStatus.OK
 
 
 if __name__ == "__main__":

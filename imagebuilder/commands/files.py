@@ -20,6 +20,11 @@ class Files:
         return self.topology.with_suffix(".lock")
 
     @property
+    def overrides(self) -> Path:
+        """Packages that are pinned or held, if there are any; the operator's own file."""
+        return self.topology.with_suffix(".overrides.toml")
+
+    @property
     def public(self) -> Path:
         """The public halves of the keys, made by `init`."""
         return self.topology.with_suffix(".public.toml")

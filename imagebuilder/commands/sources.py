@@ -1,6 +1,7 @@
 """Arguments that several commands share: where locked files come from, and where things are kept."""
 
 import contextlib
+import os
 from argparse import ArgumentParser, Namespace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,16 +21,22 @@ def source_arguments(parser: ArgumentParser) -> None:
         metavar="FOLDER",
         help="look up locked files by hash in this folder too (also IMAGEBUILDER_SUBSTITUTERS, separated by ':')",
     )
+    parser.add_argument(
+        "--snapshot",
+        metavar="URL",
+        help="archive of past archives, asked for what the mirrors have dropped (also IMAGEBUILDER_SNAPSHOT)",
+    )
 
 
 def sources_of(args: Namespace) -> Sources:
     """Return the sources that the arguments and the environment name."""
-    return Sources(mirrors, (*args.substituter, *substituters_in()))
+    snapshot = args.snapshot or os.environ.get("IMAGEBUILDER_SNAPSHOT") or None
+    return Sources(mirrors, (*args.substituter, *substituters_in()), snapshot)
 
 
 def sources_of_environment() -> Sources:
     """Return the sources that the environment and this machine name."""
-    return Sources(mirrors, substituters_in())
+    return Sources(mirrors, substituters_in(), os.environ.get("IMAGEBUILDER_SNAPSHOT") or None)
 
 
 def the_store() -> Store:

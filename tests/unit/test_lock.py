@@ -1,4 +1,6 @@
+import contextlib
 import string
+import subprocess
 from pathlib import Path
 from uuid import UUID
 
@@ -81,8 +83,76 @@ def test_changes_name_what_came_what_went_and_what_moved() -> None:
     security = package("moved", "2", sha256="1" * 64, archive=Archive.SECURITY)
     new = Lock(epoch=2, seed=SEED, packages=(security, package("new", "3"), package("same")))
 
-    assert changes(old, new) == ("- gone 1:2.10-3", "  moved 1 -> 2 (security)", "+ new 3")
+    assert [str(change) for change in changes(old, new)] == [
+        "- gone 1:2.10-3 [proxy]",
+        "  moved 1 -> 2 (security) [proxy]",
+        "+ new 3 [proxy]",
+    ]
 
 
 def test_a_file_name_escapes_the_epoch_of_a_version() -> None:
     assert package().file_name == "hello_1%3a2.10-3_amd64.deb"
+
+
+def test_a_lock_keeps_the_reasons_of_overrides_whatever_they_say() -> None:
+    text = 'quotes " \\ and 🦆 and \x7f and \n newlines'
+    lock = Lock(epoch=1, seed=SEED, updates=(2, 3), packages=(package(pinned=text), package("x", held="y")))
+
+    assert parse_lock(lock_text(lock), source="x.lock") == lock
+    assert lock.states == (3, 2, 1)
+
+
+def merged(base: Lock, ours: Lock, theirs: Lock, folder: Path) -> tuple[int, str]:
+    for name, lock in (("ours", ours), ("base", base), ("theirs", theirs)):
+        (folder / name).write_text(lock_text(lock))
+    done = subprocess.run(
+        ["git", "merge-file", "-p", "ours", "base", "theirs"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout
+
+
+def test_changes_of_packages_apart_merge_by_themselves(tmp_path: Path) -> None:
+    names = [package(name) for name in ("a", "b", "c", "d", "e")]
+    base = Lock(epoch=1, seed=SEED, packages=tuple(names))
+    ours = base.model_copy(update={"packages": (package("a", "2"), *names[1:])})
+    theirs = base.model_copy(update={"packages": (*names[:4], package("e", "2"))})
+
+    conflicts, text = merged(base, ours, theirs, tmp_path)
+
+    assert conflicts == 0
+    assert [p.version for p in parse_lock(text, source="x").packages if p.name in "ae"] == ["2", "2"]
+
+
+def test_a_merge_conflict_shows_just_the_package_in_both_versions(tmp_path: Path) -> None:
+    names = [package(name) for name in ("a", "b", "c", "d", "e")]
+    base = Lock(epoch=1, seed=SEED, packages=tuple(names))
+    ours = base.model_copy(update={"packages": (*names[:2], package("c", "2"), *names[3:])})
+    theirs = base.model_copy(update={"packages": (*names[:2], package("c", "3"), *names[3:])})
+
+    conflicts, text = merged(base, ours, theirs, tmp_path)
+
+    between = text[text.index("<<<<<<<") : text.index(">>>>>>>")].splitlines()
+    assert conflicts == 1
+    assert len(between) == 4
+    assert '"c"' in between[1]
+    assert '"c"' in between[3]
+
+
+@given(locks, locks)
+def test_changes_lead_from_one_lock_to_the_other(old: Lock, new: Lock) -> None:
+    for closure in Closure:
+        versions = {p.name: p.version for p in old.closure(closure)}
+        for change in changes(old, new):
+            if closure in change.closures:
+                assert versions.pop(change.name, None) == change.old
+                versions |= {change.name: change.new} if change.new is not None else {}
+        assert versions == {p.name: p.version for p in new.closure(closure)}
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_lock_or_refused_in_one_line(text: str) -> None:
+    with contextlib.suppress(ImagebuilderError):
+        parse_lock(text, source="x.lock")
+    with pytest.raises(ImagebuilderError) as caught:
+        parse_lock(f"{text}\n]", source="x.lock")
+    assert "\n" not in str(caught.value)
