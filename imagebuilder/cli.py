@@ -19,6 +19,8 @@ COMMANDS = {
     "boot": "boot both images on a virtual network, for a command or a prompt",
     "test": "boot both images and prove that mail is delivered",
     "dns": "print the DNS records to publish, or check them",
+    "store": "check what is kept",
+    "gc": "remove what no generation needs",
     "schema": "describe every key of the topology",
 }
 

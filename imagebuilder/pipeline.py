@@ -11,7 +11,7 @@ from imagebuilder.build.npm import node_modules, npm_cache
 from imagebuilder.build.toolchain import build_tools
 from imagebuilder.fetch import Sources, fetch
 from imagebuilder.plan import Plan, RolePlan
-from imagebuilder.store import Store
+from imagebuilder.store import Store, Used
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
 
@@ -28,6 +28,7 @@ class Built:
 
 def build(store: Store, plan: Plan, sources: Sources) -> Built:
     """Build both images of *plan*; fetch only what a missing step needs, and do nothing when none is missing."""
+    store.use(Used(frozenset(map(str, plan.steps)), frozenset(package.sha256 for package in plan.lock.packages)))
     missing = tuple(step for step in plan.steps if not store.has(step))
     if missing:
         fetch(store, plan.lock.packages, sources, states=plan.lock.states)

@@ -3,17 +3,19 @@
 import contextlib
 import errno
 import fcntl
-import hashlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.errors import ImagebuilderError
+from imagebuilder.hashing import sha256_of as sha256_of
+from imagebuilder.manifest import manifest_of
 from imagebuilder.plan import Derivation
-from imagebuilder.run import say
+from imagebuilder.run import run, say
 
 
 def default_store() -> Path:
@@ -24,42 +26,30 @@ def default_store() -> Path:
     return Path(data).absolute() / "imagebuilder"
 
 
-def sha256_of(path: Path, offset: int = 0, length: int | None = None) -> str:
-    """Return the SHA-256 (hex) of the file *path*, or of its *length* bytes from *offset* on.
-
-    Its holes are not read, which for a disk image is most of it.
-    """
-    digest, zeros = hashlib.sha256(), bytes(BLOCK)
-    with path.open("rb", buffering=0) as file:
-        size, position = os.fstat(file.fileno()).st_size, offset
-        end = size if length is None else min(size, offset + length)
-        while position < end:
-            try:
-                data = min(end, os.lseek(file.fileno(), position, os.SEEK_DATA))
-            except OSError:  # nothing but a hole to the end
-                data = end
-            while position < data:
-                step = min(BLOCK, data - position)
-                digest.update(zeros[:step])
-                position += step
-            hole = min(end, os.lseek(file.fileno(), position, os.SEEK_HOLE)) if position < end else end
-            file.seek(position)
-            while position < hole and (block := file.read(min(BLOCK, hole - position))):
-                digest.update(block)
-                position += len(block)
-    return digest.hexdigest()
-
-
-BLOCK = 2**20
-"""Bytes read at once."""
-
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 """Failures that the operator mends, not we."""
 
 
 @dataclass(frozen=True)
+class Used:
+    """What must stay in the store."""
+
+    outputs: frozenset[str] = frozenset()
+    """Their names: ``KEY-NAME``."""
+    files: frozenset[str] = frozenset()
+    """Their SHA-256."""
+
+    def __or__(self, other: "Used") -> "Used":
+        return Used(self.outputs | other.outputs, self.files | other.files)
+
+
+_held: list[object] = []
+"""Open files whose locks say, until this process ends, what it uses."""
+
+
+@dataclass(frozen=True)
 class Store:
-    """A folder of ``files/SHA256`` and ``outputs/KEY-NAME/``; nothing in it ever changes."""
+    """A folder of ``files/SHA256``, ``outputs/KEY-NAME/`` and ``manifests/KEY-NAME``; nothing in it ever changes."""
 
     root: Path
 
@@ -112,10 +102,15 @@ class Store:
         """Say whether the output of *derivation* is present."""
         return self.path(derivation).is_dir()
 
-    def output(self, derivation: Derivation, make: Callable[[Path], None]) -> Path:
+    def manifest(self, derivation: Derivation | str) -> Path:
+        """Return where the digests of everything in the output of *derivation* are, or will be."""
+        return self.root / "manifests" / str(derivation)
+
+    def output(self, derivation: Derivation, make: Callable[[Path], Mapping[str, str] | None]) -> Path:
         """Return the folder that *make* fills for *derivation*, making it only when it is not there yet.
 
-        Runs that want the same output at the same time make it once: the others wait.
+        Runs that want the same output at the same time make it once: the others wait. *make* may return the
+        SHA-256 of files, by relative path, that it has taken already.
         """
         target = self.path(derivation)
         if target.is_dir():
@@ -127,19 +122,64 @@ class Store:
             with self.workspace() as workspace:
                 folder = workspace / "output"
                 folder.mkdir()
-                make(folder)
-                target.parent.mkdir(parents=True, exist_ok=True)
+                text = str(manifest_of(folder, known=make(folder)))
                 _flush(folder)
+                # The manifest first: an output that is there has one.
+                self._keep(workspace, self.manifest(derivation), text)
+                target.parent.mkdir(parents=True, exist_ok=True)
                 folder.rename(target)
         return target
 
+    def use(self, used: Used) -> None:
+        """Keep *used* from being collected, whether it is there already or not, until this process ends.
+
+        Waits while something is being collected, so ask for what is there afterwards.
+        """
+        with self._refusal_explained(), self._alone("collection", shared=True):
+            folder = self.root / "used"
+            folder.mkdir(parents=True, exist_ok=True)
+            file = tempfile.NamedTemporaryFile("w", dir=folder, delete=False)  # noqa: SIM115 (open until the end)
+            fcntl.flock(file, fcntl.LOCK_SH)
+            json.dump({"outputs": sorted(used.outputs), "files": sorted(used.files)}, file)
+            file.flush()
+            _held.append(file)
+
+    def in_use(self) -> Used:
+        """Return what running processes use; forget what those had that ended. To be called while collecting."""
+        found = Used()
+        for path in (self.root / "used").glob("*"):
+            with path.open("r+") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+                except BlockingIOError:
+                    told = json.load(file)
+                    found |= Used(frozenset(told["outputs"]), frozenset(told["files"]))
+        return found
+
     @contextlib.contextmanager
-    def _alone(self, what: str) -> Iterator[None]:
-        """Wait until nobody else does *what*."""
+    def collecting(self) -> Iterator[None]:
+        """Let nobody begin to use anything meanwhile."""
+        with self._refusal_explained(), self._alone("collection"):
+            yield
+
+    def _keep(self, workspace: Path, target: Path, text: str) -> None:
+        """Write *text* to *target*, whole or not at all."""
+        new = workspace / target.name
+        with new.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new.replace(target)
+
+    @contextlib.contextmanager
+    def _alone(self, what: str, *, shared: bool = False) -> Iterator[None]:
+        """Wait until nobody else does *what*; others that share it may, if *shared*."""
         locks = self.root / "locks"
         locks.mkdir(parents=True, exist_ok=True)
-        with (locks / what).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with (locks / what).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             yield
 
     def _clear_abandoned(self, parent: Path) -> None:
@@ -164,12 +204,13 @@ class Store:
 
 def _flush(folder: Path) -> None:
     """Bring everything in *folder* to the disk before it gets its final name."""
-    for path in folder.iterdir():
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if any(path.is_dir() for path in folder.iterdir()):
+        # Far quicker than one by one when there are thousands.
+        run(["sync", "--file-system", str(folder)])
+        return
+    for path in (*folder.iterdir(), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -65,7 +65,7 @@ class Parts:
 def build_image(store: Store, tools: Tools, parts: Parts) -> Image:
     """Return the image of *parts*, built unless the store has it."""
 
-    def make(folder: Path) -> None:
+    def make(folder: Path) -> dict[str, str]:
         with store.workspace() as work:
             root = append(tools, parts, work)
             root_hash = seal(tools, parts, root, work / "root.verity")
@@ -74,14 +74,16 @@ def build_image(store: Store, tools: Tools, parts: Parts) -> Image:
             secrets_offset, secrets_size = assemble(tools, parts, root_hash, work, disk)
             install_grub(tools, disk, work)
             disk.chmod(0o444)
+            digest = sha256_of(disk)
             facts = {
-                "sha256": sha256_of(disk),
+                "sha256": digest,
                 "size_bytes": disk.stat().st_size,
                 "root_hash": root_hash,
                 "secrets_offset": secrets_offset,
                 "secrets_size": secrets_size,
             }
             (folder / "image.json").write_text(json.dumps(facts, indent=2) + "\n")
+            return {disk.name: digest}
 
     folder = store.output(parts.plan.image, make)
     return Image(parts.plan.role, folder / "disk.raw", **json.loads((folder / "image.json").read_text()))

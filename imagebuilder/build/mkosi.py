@@ -75,9 +75,10 @@ def build(
 
 
 LAUNCH = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); sys.argv[0] = 'mkosi'; from mkosi.__main__ import main; main()"
+    "import sys; sys.dont_write_bytecode = True; sys.path.insert(0, sys.argv.pop(1)); sys.argv[0] = 'mkosi'; "
+    "from mkosi.__main__ import main; main()"
 )
-"""Starts mkosi of the tools tree with our interpreter."""
+"""Starts mkosi of the tools tree with our interpreter, which leaves nothing of its own there."""
 
 
 def _may_unshare() -> bool:
