@@ -16,6 +16,8 @@ COMMANDS = {
     "plan": "show what would be built",
     "render": "write the files of both images, to look at",
     "build": "build both images",
+    "generations": "list what was built, and what became of it",
+    "diff": "show what differs between two builds",
     "boot": "boot both images on a virtual network, for a command or a prompt",
     "test": "boot both images and prove that mail is delivered",
     "dns": "print the DNS records to publish, or check them",

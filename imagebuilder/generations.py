@@ -3,25 +3,27 @@
 import contextlib
 import errno
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imagebuilder import __version__
 from imagebuilder.errors import ExitStatus, ImagebuilderError
-from imagebuilder.plan import Plan
+from imagebuilder.plan import NPM_PROJECT, Plan
 from imagebuilder.statement import Sha256
 from imagebuilder.store import Store
 from imagebuilder.topology import Role
-from imagebuilder.tree import archive
+from imagebuilder.tree import Tree, archive, from_archive
 
 RECORD = "generation.json"
 INPUTS = "inputs"
+NPM_LOCK = "package-lock.json"
 PROVENANCE = "provenance.json"
 SHIPMENTS = "shipments.jsonl"
 
@@ -101,13 +103,55 @@ class Generation:
         """Names of the store's outputs that this generation consists of."""
         return tuple(f"{key}-{name}" for name, key in self.record.steps.items())
 
-    def tree_archive(self, role: Role) -> Path:
-        """Return the tar of *role*'s rendered tree."""
-        return self.folder / f"{role}.tar"
+    @property
+    def digests(self) -> dict[Role, str]:
+        """SHA-256 of each image."""
+        return {role: image.sha256 for role, image in self.record.images.items()}
+
+    def tree(self, role: Role) -> Tree:
+        """Return *role*'s rendered tree."""
+        return from_archive(self._read(f"{role}.tar"))
+
+    def input(self, name: str) -> bytes:
+        """Return the copy of an operator's file; raise ImagebuilderError when it is not what was recorded."""
+        content = self._read(f"{INPUTS}/{name}")
+        if hashlib.sha256(content).hexdigest() != self.record.inputs.get(name):
+            raise self._damaged(f"{INPUTS}/{name} has changed")
+        return content
+
+    def npm_lock(self) -> str:
+        """Return the copy of npm's lock, package-lock.json, which is imagebuilder's own input."""
+        return self._read(NPM_LOCK).decode()
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
+        except FileNotFoundError as error:
+            raise self._damaged(f"{name} is missing") from error
+
+    def _damaged(self, what: str) -> ImagebuilderError:
+        return ImagebuilderError(
+            f"generation {self.number} is damaged: {what}",
+            hint=f"remove {self.folder} and build again to have it recorded",
+        )
+
+    def shipped(self) -> tuple[dict[str, Any], ...]:
+        """Return where the images went, the first first; a line cut short by a crash is passed over."""
+        try:
+            written = self.shipments.read_text().splitlines()
+        except FileNotFoundError:
+            return ()
+        found = []
+        for line in written:
+            with contextlib.suppress(ValueError):
+                if isinstance(entry := json.loads(line), dict):
+                    found.append(entry)
+        return tuple(found)
 
     def same_as(self, plan: Plan, images: Mapping[Role, BuiltImage]) -> bool:
         """Say whether building *plan* gave what this generation is."""
-        return self.record.steps == steps_of(plan) and self.record.images == images
+        digests = {role: image.sha256 for role, image in images.items()}
+        return self.record.steps == steps_of(plan) and self.digests == digests
 
 
 @dataclass(frozen=True)
@@ -186,6 +230,7 @@ class Generations:
         )
         files = {f"{INPUTS}/{name}": content for name, content in inputs.items()}
         files |= {f"{role}.tar": archive(role_plan.tree, epoch=0) for role, role_plan in plan.roles.items()}
+        files[NPM_LOCK] = (NPM_PROJECT / NPM_LOCK).read_bytes()
         if provenance is not None:
             files[PROVENANCE] = provenance.encode() + b"\n"
         # The record last: whoever sees a generation's record finds the rest.

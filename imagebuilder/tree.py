@@ -79,6 +79,19 @@ def archive(tree: Tree, *, epoch: int, existing: Mapping[PurePosixPath, Folder] 
     return buffer.getvalue()
 
 
+def from_archive(content: bytes) -> Tree:
+    """Return the tree that *archive* made *content* of."""
+    files, links = {}, {}
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        for entry in tar:
+            path = PurePosixPath(entry.name)
+            if entry.issym():
+                links[path] = entry.linkname
+            elif (file := tar.extractfile(entry)) is not None:
+                files[path] = TreeFile(file.read(), entry.mode)
+    return Tree(files, links)
+
+
 def _entry(path: PurePosixPath, kind: bytes, mode: int, epoch: int) -> tarfile.TarInfo:
     entry = tarfile.TarInfo(str(path))
     entry.type, entry.mode, entry.mtime = kind, mode, epoch

@@ -2,40 +2,51 @@
 
 import json
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 
 from imagebuilder.build.image import Image
 from imagebuilder.commands.files import Files
-from imagebuilder.commands.recorded import build_recorded
+from imagebuilder.commands.recorded import build_again, build_recorded
 from imagebuilder.commands.sources import source_arguments, sources_of, the_store
-from imagebuilder.generations import Generation
-from imagebuilder.pipeline import Built
+from imagebuilder.generations import Generations
 from imagebuilder.run import say
+from imagebuilder.topology import Role
 
 
 def arguments(parser: ArgumentParser) -> None:
     """Declare what `build` takes."""
+    parser.add_argument(
+        "--generation", type=int, metavar="N", help="give generation N again, whatever the topology says by now"
+    )
     source_arguments(parser)
 
 
 def run(args: Namespace) -> int:
     """Build, and print where the images are."""
-    built, generation = build_recorded(Files(args.topology), the_store(), sources_of(args))
-    if not built.made:
+    files, store, sources = Files(args.topology), the_store(), sources_of(args)
+    images: Mapping[Role, Image]
+    if args.generation is None:
+        built, generation = build_recorded(files, store, sources)
+        images, made = built.images, bool(built.made)
+    else:
+        generation = Generations(store, files.topology).find(args.generation)
+        images, made = build_again(generation, store, sources)
+    if not made:
         say("nothing to do: both images are in the store")
     say(f"generation {generation.number}")
-    print(as_json(built, generation) if args.json else as_text(built))
+    print(as_json(images, generation.number) if args.json else as_text(images))
     return 0
 
 
-def as_json(built: Built, generation: Generation) -> str:
-    """Return *built* for machines."""
-    images = {role: _facts(image) for role, image in built.images.items()}
-    return json.dumps({"images": images, "generation": generation.number}, indent=2)
+def as_json(images: Mapping[Role, Image], generation: int) -> str:
+    """Return what was built for machines."""
+    facts = {role: _facts(image) for role, image in images.items()}
+    return json.dumps({"images": facts, "generation": generation}, indent=2)
 
 
-def as_text(built: Built) -> str:
-    """Return *built* for people: role, SHA-256 and path, a line each."""
-    return "\n".join(f"{role:6}  {image.sha256}  {image.path}" for role, image in built.images.items())
+def as_text(images: Mapping[Role, Image]) -> str:
+    """Return what was built for people: role, SHA-256 and path, a line each."""
+    return "\n".join(f"{role:6}  {image.sha256}  {image.path}" for role, image in images.items())
 
 
 def _facts(image: Image) -> dict[str, object]:

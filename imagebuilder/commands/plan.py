@@ -3,8 +3,12 @@
 import json
 from argparse import ArgumentParser, Namespace
 
+from imagebuilder.commands.compared import NOW, of_generation, of_plan
+from imagebuilder.commands.diff import summary
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.sources import the_store
+from imagebuilder.difference import Difference, difference
+from imagebuilder.generations import Generations
 from imagebuilder.plan import Plan
 from imagebuilder.store import Store
 
@@ -15,14 +19,25 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Print the plan."""
-    plan, store = Files(args.topology).plan(), the_store()
-    print(json.dumps(facts(plan, store), indent=2) if args.json else text(plan, store))
+    files, store = Files(args.topology), the_store()
+    plan = files.plan()
+    changes = against_latest(files, plan, store)
+    print(json.dumps(facts(plan, store, changes), indent=2) if args.json else text(plan, store, changes))
     return 0
 
 
-def facts(plan: Plan, store: Store) -> dict[str, object]:
+def against_latest(files: Files, plan: Plan, store: Store) -> Difference | None:
+    """Return what building *plan* would change against the latest generation, if there is one."""
+    latest = Generations(store, files.topology).latest()
+    if latest is None:
+        return None
+    return difference(of_generation(latest, store), of_plan(NOW, files.topology, plan))
+
+
+def facts(plan: Plan, store: Store, changes: Difference | None) -> dict[str, object]:
     """Return *plan* for machines."""
     return {
+        "against": changes and {"generation": changes.old, "changes": summary(changes)},
         "steps": [{"name": step.name, "key": step.key, "present": store.has(step)} for step in plan.steps],
         "roles": {
             role: {
@@ -35,7 +50,7 @@ def facts(plan: Plan, store: Store) -> dict[str, object]:
     }
 
 
-def text(plan: Plan, store: Store) -> str:
+def text(plan: Plan, store: Store, changes: Difference | None) -> str:
     """Return *plan* for people."""
     lines = []
     for role, role_plan in plan.roles.items():
@@ -44,4 +59,8 @@ def text(plan: Plan, store: Store) -> str:
     lines.append("steps:")
     for step in plan.steps:
         lines.append(f"  {'present ' if store.has(step) else 'to build'}  {step}")
+    if changes is not None:
+        counts = ", ".join(f"{count} {name}" for name, count in summary(changes).items())
+        shown = f"imagebuilder diff {changes.old.removeprefix('generation ')} {NOW}"
+        lines.append(f"against {changes.old}: {f'{counts} differ; see {shown}' if counts else 'nothing differs'}")
     return "\n".join(lines)

@@ -1,12 +1,14 @@
-"""A build that ends in a generation, as every command makes it that builds."""
+"""A build that ends in a generation, as every command makes it that builds; and building one again."""
 
+import json
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from imagebuilder.build.image import Image, command_line
 from imagebuilder.commands.files import Files
+from imagebuilder.errors import ImagebuilderError
 from imagebuilder.fetch import Sources
-from imagebuilder.generations import BuiltImage, Generation, Generations
+from imagebuilder.generations import BuiltImage, Generation, Generations, steps_of
 from imagebuilder.pipeline import Built, build
 from imagebuilder.store import Store
 from imagebuilder.topology import Role, load_topology
@@ -17,6 +19,39 @@ def build_recorded(files: Files, store: Store, sources: Sources) -> tuple[Built,
     inputs, plan = inputs_of(files), files.plan()
     built = build(store, plan, sources)
     return built, Generations(store, files.topology).record(plan, images_of(built.images), inputs)
+
+
+def build_again(generation: Generation, store: Store, sources: Sources) -> tuple[Mapping[Role, Image], bool]:
+    """Return the images of *generation*, and whether they had to be made; nothing is recorded.
+
+    They are made from the generation's own copies. Raise ImagebuilderError when that gives other bytes.
+    """
+    kept = {role: kept_image(generation, store, role) for role in generation.record.images}
+    images = {role: image for role, image in kept.items() if image is not None}
+    if len(images) == len(kept):
+        return images, False
+    plan = Files(generation.topology).plan()
+    made = build(store, plan, sources).images
+    wrong = [role for role, sha256 in generation.digests.items() if made[role].sha256 != sha256]
+    if wrong:
+        other = [name for name, key in steps_of(plan).items() if generation.record.steps.get(name) != key]
+        raise ImagebuilderError(
+            f"generation {generation.number} can't be made again: {' and '.join(wrong)} came out with other bytes"
+            + (f", as this imagebuilder has other steps: {', '.join(other)}" if other else ""),
+            hint=f"it was made by imagebuilder {generation.record.imagebuilder}; run the very checkout that made it"
+            if other
+            else "imagebuilder verify shows what differs",
+        )
+    return made, True
+
+
+def kept_image(generation: Generation, store: Store, role: Role) -> Image | None:
+    """Return the image of *role* as the store still has it, if it does."""
+    folder = store.root / "outputs" / f"{generation.record.steps[f'{role}-image']}-{role}-image"
+    if not folder.is_dir():
+        return None
+    image = Image(role, folder / "disk.raw", **json.loads((folder / "image.json").read_text()))
+    return image if image.sha256 == generation.digests[role] else None
 
 
 def images_of(images: Mapping[Role, Image]) -> dict[Role, BuiltImage]:

@@ -1,4 +1,3 @@
-import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -63,8 +62,7 @@ def test_a_build_is_recorded_with_copies_of_all_that_it_was_made_from(generation
     copies = Files(generation.topology)
     assert steps_of(copies.plan()) == generation.record.steps
     assert set(generation.record.inputs) == {"topology.toml", "topology.public.toml", "topology.lock"}
-    with tarfile.open(generation.tree_archive(Role.CLIENT)) as tar:
-        assert "etc/postfix/main.cf" in tar.getnames()
+    assert generation.tree(Role.CLIENT) == planned().roles[Role.CLIENT].tree
 
 
 def test_a_build_that_changes_nothing_makes_no_generation(generations: Generations) -> None:
@@ -116,3 +114,14 @@ def test_a_damaged_record_is_one_sentence(generations: Generations) -> None:
 
     with pytest.raises(ImagebuilderError, match="is no record of a generation"):
         generations.latest()
+
+
+def test_a_damaged_copy_is_one_sentence(generations: Generations) -> None:
+    generation = record(generations, planned())
+    generation.topology.write_text("[proxy]")
+    (generation.folder / "proxy.tar").unlink()
+
+    with pytest.raises(ImagebuilderError, match=r"generation 1 is damaged: inputs/topology\.toml has changed"):
+        generation.input("topology.toml")
+    with pytest.raises(ImagebuilderError, match=r"generation 1 is damaged: proxy\.tar is missing"):
+        generation.tree(Role.PROXY)
