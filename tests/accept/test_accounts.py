@@ -1,0 +1,40 @@
+"""Who owns what on /var, which outlives every image."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imagebuilder.resources import PROFILES
+from imagebuilder.topology import Role
+
+pytestmark = pytest.mark.accept
+
+FIRST_OF_PACKAGES, NOBODY = 100, 65534
+"""Numbers below are the distribution's own and fixed."""
+OWN_NO_FILES = {"users", "input", "sgx", "clock", "kvm", "render"}
+"""Groups of device nodes, and one that nobody is in."""
+
+
+@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("file", ["passwd", "group"])
+def test_every_account_has_the_number_that_the_profile_fixes(
+    package_tree: Callable[[Role], Path], role: Role, file: str
+) -> None:
+    fixed = numbers(PROFILES / role / "mkosi.skeleton/etc" / file)
+    found = numbers(package_tree(role) / "etc" / file)
+
+    of_packages = {name: n for name, n in found.items() if FIRST_OF_PACKAGES <= n < NOBODY and name not in OWN_NO_FILES}
+    fixed_and_present = {name: n for name, n in fixed.items() if n >= FIRST_OF_PACKAGES}
+    assert of_packages == fixed_and_present  # a new package's account needs a line in the profile's mkosi.skeleton
+
+
+def test_an_account_means_the_same_in_both_images(package_tree: Callable[[Role], Path]) -> None:
+    proxy, client = (numbers(package_tree(role) / "etc/passwd") for role in Role)
+
+    assert {name: n for name, n in proxy.items() if name in client} == {n: i for n, i in client.items() if n in proxy}
+
+
+def numbers(file: Path) -> dict[str, int]:
+    """Return the number of each account in a passwd or group *file*."""
+    return {line.split(":")[0]: int(line.split(":")[2]) for line in file.read_text().splitlines()}
