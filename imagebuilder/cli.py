@@ -1,6 +1,7 @@
 """The command line: reads the arguments, runs a command, and prints what went wrong."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -48,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (default: the process's) and return its exit status."""
     args = parser().parse_args(argv)
     run.verbose = args.verbose
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # As Ctrl-C: what runs is ended, what is half made is removed.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     try:
         return int(import_module(f"imagebuilder.commands.{args.command}").run(args))
     except ImagebuilderError as error:

@@ -1,5 +1,6 @@
 """Getting locked files: from substituters by hash, from the mirrors by apt; each checked before it is kept."""
 
+import errno
 import os
 import re
 import shutil
@@ -119,6 +120,8 @@ def _from_mirrors(store: Store, packages: Sequence[LockedPackage], mirrors: Mapp
             if path.exists() and sha256_of(path) == package.sha256:
                 store.add_file(path, package.sha256)
                 found.append(package.sha256)
+        if failure and os.strerror(errno.ENOSPC) in failure.output:
+            raise failure
         if failure and (
             tampered := re.search(r"Failed to fetch (\S+) +(?:Hash Sum mis|File has unexp)", failure.output)
         ):

@@ -1,8 +1,7 @@
 """The table of contents of a build: from a plan to tools and images, whatever is missing being fetched and made."""
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imagebuilder.build.base import build_base, build_initrd
@@ -11,8 +10,9 @@ from imagebuilder.build.npm import node_modules, npm_cache
 from imagebuilder.build.toolchain import build_tools
 from imagebuilder.fetch import Sources, fetch
 from imagebuilder.plan import Plan, RolePlan
+from imagebuilder.run import Workers
 from imagebuilder.store import Store, Used
-from imagebuilder.tools import Tools
+from imagebuilder.tools import Clock, Tools
 from imagebuilder.topology import Role
 
 
@@ -26,13 +26,16 @@ class Built:
     """Names of the steps that were not there before."""
 
 
-def build(store: Store, plan: Plan, sources: Sources) -> Built:
-    """Build both images of *plan*; fetch only what a missing step needs, and do nothing when none is missing."""
+def build(store: Store, plan: Plan, sources: Sources, *, clock: Clock | None = None) -> Built:
+    """Build the images of *plan*; fetch only what a missing step needs, and do nothing when none is missing.
+
+    With *clock* the programs believe in another time, which must not change a byte.
+    """
     store.use(Used(frozenset(map(str, plan.steps)), frozenset(package.sha256 for package in plan.lock.packages)))
     missing = tuple(step for step in plan.steps if not store.has(step))
     if missing:
         fetch(store, plan.lock.packages, sources, states=plan.lock.states)
-    tools = build_tools(store, plan)
+    tools = replace(build_tools(store, plan), clock=clock)
 
     def image(role_plan: RolePlan) -> Image:
         initrd = build_initrd(store, tools, plan.lock, role_plan)
@@ -40,7 +43,7 @@ def build(store: Store, plan: Plan, sources: Sources) -> Built:
         return build_image(store, tools, Parts(role_plan, plan.lock, base, initrd))
 
     modules = _node_modules(store, tools, plan)
-    with ThreadPoolExecutor(max_workers=len(plan.roles)) as pool:
+    with Workers(max_workers=len(plan.roles)) as pool:
         images = dict(zip(plan.roles, pool.map(image, plan.roles.values()), strict=True))
     return Built(tools, images, tuple(step.name for step in missing))
 

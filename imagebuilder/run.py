@@ -2,16 +2,23 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
-from imagebuilder.errors import ImagebuilderError
+from imagebuilder.errors import ExitStatus, ImagebuilderError
 
 PASSED_ON = ("HOME", "PATH", "TMPDIR", "USER", "http_proxy", "https_proxy", "no_proxy")
 """What a child gets of our environment; everything else is named by the caller."""
+
+UNTIL_WE_END = ("setpriv", "--pdeathsig", "KILL", "--")
+"""In front of an argv: when we are killed, so is the child, as nobody else would wait for it."""
 
 verbose = False
 """Whether each command is shown on stderr, ready to paste; the command line sets it."""
@@ -60,6 +67,36 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return passed | {"LC_ALL": "C.UTF-8", "TZ": "UTC"} | dict(extra or {})
 
 
+_running: set[subprocess.Popen[bytes]] = set()
+_stopping = threading.Event()
+
+
+class StoppedError(ImagebuilderError):
+    """The operator stopped us while, or before, a process ran."""
+
+    status = ExitStatus.STOPPED
+
+    def __init__(self) -> None:
+        super().__init__("stopped")
+
+
+class Workers(ThreadPoolExecutor):
+    """Threads that run processes; an interruption ends those at once, instead of waiting for all that is queued."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        if kind is None or not issubclass(kind, KeyboardInterrupt):
+            return super().__exit__(kind, error, traceback)
+        _stopping.set()
+        try:
+            for process in tuple(_running):
+                process.kill()
+            return super().__exit__(kind, error, traceback)
+        finally:
+            _stopping.clear()
+
+
 def run(
     argv: Sequence[str],
     *,
@@ -69,20 +106,48 @@ def run(
     timeout_s: float | None = None,
     umask: int = 0o022,
     hint: str | None = None,
+    name: str | None = None,
 ) -> Result:
-    """Run *argv* to its end and return what it said; raise ProcessError unless its status is 0."""
+    """Run *argv* to its end and return what it said; raise ProcessError unless its status is 0.
+
+    *name* is what the operator knows the program by, when argv doesn't say.
+    """
     if verbose:
         say(shlex.join(argv))
-    try:
-        done = subprocess.run(
-            list(argv), input=stdin, env=environment(env), cwd=cwd,
-            capture_output=True, check=False, timeout=timeout_s, umask=umask,
-        )  # fmt: skip
-    except FileNotFoundError as error:
-        raise ImagebuilderError(f"there is no program {argv[0]!r} on this machine", hint=hint) from error
-    except subprocess.TimeoutExpired as error:
-        raise ImagebuilderError(f"{program(argv)} did not end within {timeout_s:.0f} s", hint=hint) from error
-    if done.returncode:
-        said = (done.stderr or done.stdout).decode(errors="replace")
-        raise ProcessError(argv, done.returncode, said, stdout=done.stdout.decode(errors="replace"), hint=hint)
-    return Result(done.stdout, done.stderr)
+    surroundings = environment(env)
+    for needed in (UNTIL_WE_END[0], argv[0]):
+        if shutil.which(needed, path=surroundings.get("PATH")) is None:
+            raise ImagebuilderError(f"there is no program {needed!r} on this machine", hint=hint)
+    process = subprocess.Popen(
+        [*UNTIL_WE_END, *argv], env=surroundings, cwd=cwd, umask=umask,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    stdout, stderr = _ended(process, argv, stdin, timeout_s, hint)
+    if process.returncode:
+        said = (stderr or stdout).decode(errors="replace")
+        out = stdout.decode(errors="replace")
+        raise ProcessError([name] if name else argv, process.returncode, said, stdout=out, hint=hint)
+    return Result(stdout, stderr)
+
+
+def _ended(
+    process: subprocess.Popen[bytes], argv: Sequence[str], stdin: bytes, timeout_s: float | None, hint: str | None
+) -> tuple[bytes, bytes]:
+    """Return what *process* said until its end, which comes early when we are interrupted."""
+    with process:
+        _running.add(process)
+        try:
+            if _stopping.is_set():
+                raise StoppedError
+            said = process.communicate(stdin, timeout_s)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            raise ImagebuilderError(f"{program(argv)} did not end within {timeout_s:.0f} s", hint=hint) from error
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            _running.discard(process)
+    if _stopping.is_set():
+        raise StoppedError
+    return said

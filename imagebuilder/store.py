@@ -15,7 +15,7 @@ from imagebuilder.errors import ImagebuilderError
 from imagebuilder.hashing import sha256_of as sha256_of
 from imagebuilder.manifest import manifest_of
 from imagebuilder.plan import Derivation
-from imagebuilder.run import run, say
+from imagebuilder.run import ProcessError, run, say
 
 
 def default_store() -> Path:
@@ -92,7 +92,7 @@ class Store:
             try:
                 yield folder
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
 
     def path(self, derivation: Derivation) -> Path:
         """Return where the output of *derivation* is, or will be."""
@@ -187,7 +187,7 @@ class Store:
         for folder in parent.iterdir():
             with contextlib.suppress(BlockingIOError, FileNotFoundError), (folder / ".lock").open("a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
 
     @contextlib.contextmanager
     def _refusal_explained(self) -> Iterator[None]:
@@ -196,10 +196,27 @@ class Store:
         except OSError as error:
             if error.errno not in UNWRITABLE:
                 raise
-            raise ImagebuilderError(
-                f"the store {self.root} cannot be written: {error.strerror}",
-                hint="make room, or name another folder by IMAGEBUILDER_STORE",
-            ) from error
+            raise self._unwritable(error.strerror) from error
+        except ProcessError as error:
+            # Programs say it in their own ways, but all by these words, as no locale translates them here.
+            for number in (errno.ENOSPC, errno.EDQUOT):
+                if os.strerror(number) in error.output:
+                    raise self._unwritable(os.strerror(number)) from error
+            raise
+
+    def _unwritable(self, reason: str | None) -> ImagebuilderError:
+        return ImagebuilderError(
+            f"the store {self.root} cannot be written: {reason}",
+            hint="make room, or name another folder by IMAGEBUILDER_STORE",
+        )
+
+
+def _remove(folder: Path) -> None:
+    """Remove *folder*, and what a build that was killed left in there as other users of its namespace."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists() and os.geteuid() != 0:
+        with contextlib.suppress(ImagebuilderError):
+            run(["unshare", "--user", "--map-root-user", "--map-auto", "--", "rm", "-rf", str(folder)])
 
 
 def _flush(folder: Path) -> None:

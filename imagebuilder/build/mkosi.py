@@ -1,5 +1,6 @@
 """Running mkosi: offline, from a local repository of locked packages, with the tools tree as its toolchain."""
 
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,7 @@ def build(
     """
     repository, project = folder / "repository", folder / "project"
     make_repository(store, packages, repository)
-    for path in (project, project / "output", folder / "work"):
+    for path in (project, project / "output", folder / "work", folder / "tmp"):
         path.mkdir()
     text = settings(
         profiles=profiles, repository=repository, tools=tools, epoch=epoch, seed=seed, environment=environment or {}
@@ -70,7 +71,12 @@ def build(
     argv += ["--directory", str(project), "--force"]
     argv += [f"--skeleton-tree={source}:{target}" for source, target in skeleton_trees]
     argv += [f"--extra-tree={source}:{target}" for source, target in extra_trees]
-    run(["unshare", "--net", *argv, "build"] if _may_unshare() else [*argv, "build"], timeout_s=3600)
+    if clock := tools.clock:
+        # In the sandbox of what installs packages, and in the tree, where their scripts run.
+        place = f"{clock.library}:{CLOCK_LIBRARY}"
+        argv += [f"--sandbox-tree={place}", f"--skeleton-tree={place}", f"--remove-files={CLOCK_LIBRARY}"]
+        argv += [f"--environment={name}={value}" for name, value in clock.variables(CLOCK_LIBRARY)]
+    run([*_alone(), *argv, "build"], env={"TMPDIR": str(folder / "tmp")}, timeout_s=3600, name="mkosi")
     return project / "output"
 
 
@@ -81,11 +87,17 @@ LAUNCH = (
 """Starts mkosi of the tools tree with our interpreter, which leaves nothing of its own there."""
 
 
-def _may_unshare() -> bool:
-    """Say whether we can cut mkosi's network off as a whole; it does so itself for what it runs (WithNetwork=no)."""
-    import os
+CLOCK_LIBRARY = "/etc/libfaketime.so.1"
+"""Where mkosi's sandboxes have the library of another time."""
 
-    return os.geteuid() == 0
+
+def _alone() -> list[str]:
+    """Return what runs mkosi without a network, and in namespaces that end with it, whatever it left running.
+
+    A plain user is root in there too, of the ids that are subordinate to it, so that owners are the same for all.
+    """
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user", "--map-auto"]
+    return ["unshare", *user, "--net", "--pid", "--mount-proc", "--kill-child", "--"]
 
 
 def make_repository(store: Store, packages: Sequence[LockedPackage], folder: Path) -> None:

@@ -2,12 +2,11 @@
 
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from imagebuilder.lock import Closure, LockedPackage
 from imagebuilder.plan import Plan
-from imagebuilder.run import run
+from imagebuilder.run import Workers, run
 from imagebuilder.store import Store
 from imagebuilder.tools import Tools
 
@@ -27,7 +26,7 @@ def extract(store: Store, packages: Sequence[LockedPackage], folder: Path) -> No
     for package in first:  # it makes the links /bin -> usr/bin …, which the others must find
         run(["dpkg-deb", "--extract", str(store.file(package.sha256)), str(folder)])
     rest = [package for package in packages if package.name != "base-files"]
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    with Workers(max_workers=2) as pool:
         list(pool.map(lambda p: run(["dpkg-deb", "--extract", str(store.file(p.sha256)), str(folder)]), rest))
 
 

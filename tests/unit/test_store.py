@@ -10,6 +10,8 @@ import pytest
 
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.plan import Derivation
+from imagebuilder.run import ProcessError
+from imagebuilder.run import run as run_program
 from imagebuilder.store import Store, sha256_of
 
 STEP = Derivation("thing", {"a": 1})
@@ -143,3 +145,24 @@ def test_a_store_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
 
     with pytest.raises(ImagebuilderError, match="cannot be written"):
         store.output(STEP, lambda folder: None)
+
+
+@pytest.mark.parametrize("said", ["cp: error writing 'x': No space left on device", "dd: Disk quota exceeded"])
+def test_a_program_that_finds_the_disk_full_is_reported_as_that(tmp_path: Path, said: str) -> None:
+    def make(folder: Path) -> None:
+        run_program(["sh", "-c", 'echo "$1" >&2; exit 1', "sh", said])
+
+    with pytest.raises(ImagebuilderError, match=r"^the store \S+ cannot be written: \w.*") as caught:
+        Store(tmp_path).output(STEP, make)
+
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint
+    assert not Store(tmp_path).has(STEP)
+
+
+def test_a_program_that_fails_otherwise_keeps_its_own_words(tmp_path: Path) -> None:
+    def make(folder: Path) -> None:
+        run_program(["sh", "-c", "echo no such luck >&2; exit 1"])
+
+    with pytest.raises(ProcessError, match="no such luck"):
+        Store(tmp_path).output(STEP, make)
