@@ -12,7 +12,6 @@ from imagebuilder.errors import ExitStatus, ImagebuilderError
 
 COMMANDS = {
     "init": "write a commented topology, and the keys it needs",
-    "secrets": "list, rotate, export and import the private keys",
     "check": "report every problem of the topology at once",
     "lock": "resolve every input to a hash",
     "plan": "show what would be built",
@@ -20,6 +19,7 @@ COMMANDS = {
     "build": "build both images",
     "generations": "list what was built, and what became of it",
     "diff": "show what differs between two builds",
+    "sbom": "list what an image consists of, and its known vulnerabilities",
     "boot": "boot both images on a virtual network, for a command or a prompt",
     "test": "boot both images and prove that mail is delivered",
     "dns": "print the DNS records to publish, or check them",
@@ -54,7 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         # As Ctrl-C: what runs is ended, what is half made is removed.
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
-    run.forbid_core_dumps()
     try:
         return int(import_module(f"imagebuilder.commands.{args.command}").run(args))
     except ImagebuilderError as error:
