@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from imagebuilder.debian import Apt, snapshots
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.fetch import APT_HELPER, BATCH, Sources, first_error, in_substituter
+from imagebuilder.fetch import APT_HELPER, BATCH, Sources, first_error
 from imagebuilder.lock import Archive, Lock, LockedPackage
 from imagebuilder.run import ProcessError
 from imagebuilder.store import Store
@@ -47,7 +47,7 @@ def availability(store: Store, lock: Lock, sources: Sources, workspace: Path) ->
         found.append(_of_snapshots(lock, sources.snapshot, workspace))
     for substituter in sources.substituters:
         try:
-            there = frozenset(in_substituter(substituter, lock.packages))
+            there = substituter.files((package.sha256, package.size) for package in lock.packages)
             found.append(Availability(f"substituter {substituter}", everything, there))
         except ImagebuilderError as error:
             found.append(Availability(f"substituter {substituter}", everything, frozenset(), str(error)))

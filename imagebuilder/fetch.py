@@ -6,13 +6,14 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from imagebuilder.debian import Apt, snapshots
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.lock import Archive, LockedPackage
 from imagebuilder.run import ProcessError, say
+from imagebuilder.signing import PublicKey
 from imagebuilder.store import Store, sha256_of
+from imagebuilder.substituter import Substituter, UnreachableError, locations_in
 
 APT_HELPER = "/usr/lib/apt/apt-helper"
 BATCH = 200
@@ -38,16 +39,17 @@ class Sources:
 
     find_mirrors: Callable[[], Mapping[Archive, str]]
     """Asked only when something must be fetched: a machine that has everything needs no mirror."""
-    substituters: tuple[Path, ...] = ()
-    """Folders whose files are known by their hash, whatever their names."""
+    substituters: tuple[Substituter, ...] = ()
+    """Asked before the mirrors."""
     snapshot: str | None = None
     """An archive of archives: below it are ``debian/TIME`` and ``debian-security/TIME``, TIME as 20261122T000000Z."""
+    trusted_keys: tuple[PublicKey, ...] = ()
+    """Whose signatures make an output of a substituter as good as our own."""
 
 
-def substituters_in(environment: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
-    """Return the folders that IMAGEBUILDER_SUBSTITUTERS names."""
-    named = environment.get("IMAGEBUILDER_SUBSTITUTERS", "")
-    return tuple(Path(part).absolute() for part in named.split(":") if part)
+def substituters_in(environment: Mapping[str, str] = os.environ) -> tuple[Substituter, ...]:
+    """Return the folders and URLs that IMAGEBUILDER_SUBSTITUTERS names."""
+    return tuple(Substituter(location) for location in locations_in(environment.get("IMAGEBUILDER_SUBSTITUTERS", "")))
 
 
 def fetch(store: Store, packages: Iterable[LockedPackage], sources: Sources, *, states: Sequence[int] = ()) -> None:
@@ -58,10 +60,8 @@ def fetch(store: Store, packages: Iterable[LockedPackage], sources: Sources, *, 
     missing = {package.sha256: package for package in packages if not store.has_file(package.sha256)}
     if not missing:
         return
-    for folder in sources.substituters:
-        for sha256, path in in_substituter(folder, missing.values()).items():
-            with store.workspace() as workspace:
-                store.add_file(Path(shutil.copyfile(path, workspace / "file")), sha256)
+    for substituter in sources.substituters:
+        for sha256 in _from_substituter(store, tuple(missing.values()), substituter):
             del missing[sha256]
     if missing:
         say(f"fetching {len(missing)} packages, {sum(package.size for package in missing.values()) // 10**6} MB")
@@ -78,24 +78,30 @@ def fetch(store: Store, packages: Iterable[LockedPackage], sources: Sources, *, 
 
 def _archives(sources: Sources, states: Sequence[int]) -> Iterator[Mapping[Archive, str]]:
     """Yield where the archives are, one place after another."""
-    yield sources.find_mirrors()
+    if mirrors := sources.find_mirrors():
+        yield mirrors
     if sources.snapshot:
         yield from snapshots(sources.snapshot, states)
 
 
-def in_substituter(folder: Path, packages: Iterable[LockedPackage]) -> dict[str, Path]:
-    """Return where *folder* has which of *packages*, by SHA-256."""
-    wanted: dict[int, set[str]] = {}
-    for package in packages:
-        wanted.setdefault(package.size, set()).add(package.sha256)
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
-        # Only a file of the right size is worth hashing.
-        if not path.is_file() or path.stat().st_size not in wanted:
-            continue
-        digest = sha256_of(path)
-        if digest in wanted[path.stat().st_size]:
-            found.setdefault(digest, path)
+def _from_substituter(store: Store, packages: Sequence[LockedPackage], substituter: Substituter) -> list[str]:
+    """Copy in what *substituter* has, and return the hashes that came; one that can't be reached is passed over."""
+    sizes = {package.sha256: package.size for package in packages}
+    found: list[str] = []
+    try:
+        paths = substituter.paths(sizes.items())
+        for sha256 in paths if substituter.folder else sorted(substituter.files(sizes.items())):
+            with store.workspace() as workspace:
+                file = workspace / "file"
+                if sha256 in paths:
+                    shutil.copyfile(paths[sha256], file)
+                elif substituter.get(f"files/{sha256}", file, limit=sizes[sha256]) != sha256:
+                    say(f"{substituter} has something else as {sha256[:16]}…: not used")
+                    continue
+                store.add_file(file, sha256)
+            found.append(sha256)
+    except UnreachableError as error:
+        say(f"{error}; going on without it")
     return found
 
 

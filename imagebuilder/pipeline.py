@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from imagebuilder.build.base import build_base, build_initrd
-from imagebuilder.build.image import Image, Parts, build_image
+from imagebuilder.build.image import Image, Parts, build_image, finished_image
 from imagebuilder.build.npm import node_modules, npm_cache
 from imagebuilder.build.toolchain import build_tools
 from imagebuilder.fetch import Sources, fetch
 from imagebuilder.plan import Plan, RolePlan
 from imagebuilder.run import Workers
+from imagebuilder.sharing import take, unmade
 from imagebuilder.store import Store, Used
 from imagebuilder.tools import Clock, Tools
 from imagebuilder.topology import Role
@@ -27,28 +27,28 @@ class Built:
 
 
 def build(store: Store, plan: Plan, sources: Sources, *, clock: Clock | None = None) -> Built:
-    """Build the images of *plan*; fetch only what a missing step needs, and do nothing when none is missing.
+    """Build the images of *plan*, and do nothing when they are there.
 
+    What a substituter has, signed by a trusted key, is not made; packages are fetched only when something is.
     With *clock* the programs believe in another time, which must not change a byte.
     """
     store.use(Used(frozenset(map(str, plan.steps)), frozenset(package.sha256 for package in plan.lock.packages)))
-    missing = tuple(step for step in plan.steps if not store.has(step))
-    if missing:
+    missing, substituters = unmade(plan, store.has), list(sources.substituters)
+    rest = unmade(plan, lambda step: take(store, step, substituters, sources.trusted_keys)) if missing else ()
+    if rest:
         fetch(store, plan.lock.packages, sources, states=plan.lock.states)
     tools = replace(build_tools(store, plan), clock=clock)
 
     def image(role_plan: RolePlan) -> Image:
+        if store.has(role_plan.image):
+            return finished_image(store, role_plan)
         initrd = build_initrd(store, tools, plan.lock, role_plan)
         base = build_base(store, tools, plan.lock, role_plan, node_modules=modules)
         return build_image(store, tools, Parts(role_plan, plan.lock, base, initrd))
 
-    modules = _node_modules(store, tools, plan)
+    if plan.node_modules in rest:
+        node_modules(store, tools, plan, npm_cache(store, tools, plan))
+    modules = store.path(plan.node_modules) / "node_modules"
     with Workers(max_workers=len(plan.roles)) as pool:
         images = dict(zip(plan.roles, pool.map(image, plan.roles.values()), strict=True))
     return Built(tools, images, tuple(step.name for step in missing))
-
-
-def _node_modules(store: Store, tools: Tools, plan: Plan) -> Path:
-    if store.has(plan.node_modules):
-        return store.path(plan.node_modules) / "node_modules"
-    return node_modules(store, tools, plan, npm_cache(store, tools, plan))

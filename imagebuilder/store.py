@@ -106,7 +106,9 @@ class Store:
         """Return where the digests of everything in the output of *derivation* are, or will be."""
         return self.root / "manifests" / str(derivation)
 
-    def output(self, derivation: Derivation, make: Callable[[Path], Mapping[str, str] | None]) -> Path:
+    def output(
+        self, derivation: Derivation, make: Callable[[Path], Mapping[str, str] | None], *, doing: str = "building"
+    ) -> Path:
         """Return the folder that *make* fills for *derivation*, making it only when it is not there yet.
 
         Runs that want the same output at the same time make it once: the others wait. *make* may return the
@@ -118,7 +120,7 @@ class Store:
         with self._refusal_explained(), self._alone(derivation.key):
             if target.is_dir():
                 return target
-            say(f"building {derivation.name}")
+            say(f"{doing} {derivation.name}")
             with self.workspace() as workspace:
                 folder = workspace / "output"
                 folder.mkdir()

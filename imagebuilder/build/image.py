@@ -85,8 +85,14 @@ def build_image(store: Store, tools: Tools, parts: Parts) -> Image:
             (folder / "image.json").write_text(json.dumps(facts, indent=2) + "\n")
             return {disk.name: digest}
 
-    folder = store.output(parts.plan.image, make)
-    return Image(parts.plan.role, folder / "disk.raw", **json.loads((folder / "image.json").read_text()))
+    store.output(parts.plan.image, make)
+    return finished_image(store, parts.plan)
+
+
+def finished_image(store: Store, plan: RolePlan) -> Image:
+    """Return the image of *plan*, which the store has."""
+    folder = store.path(plan.image)
+    return Image(plan.role, folder / "disk.raw", **json.loads((folder / "image.json").read_text()))
 
 
 def append(tools: Tools, parts: Parts, work: Path) -> Path:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from imagebuilder.debian import mirrors
 from imagebuilder.fetch import Sources, substituters_in
+from imagebuilder.signing import configured_trusted_keys
 from imagebuilder.store import Store, default_store
+from imagebuilder.substituter import Substituter
 
 
 def source_arguments(parser: ArgumentParser) -> None:
@@ -16,10 +18,16 @@ def source_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--substituter",
         action="append",
-        type=Path,
+        type=Substituter,
         default=[],
-        metavar="FOLDER",
-        help="look up locked files by hash in this folder too (also IMAGEBUILDER_SUBSTITUTERS, separated by ':')",
+        metavar="FOLDER|URL",
+        help="ask this for locked files and outputs first (also IMAGEBUILDER_SUBSTITUTERS, separated by ':')",
+    )
+    parser.add_argument(
+        "--trusted-keys",
+        type=Path,
+        metavar="FILE",
+        help="take outputs that one of these public keys signed (OpenSSH format; also IMAGEBUILDER_TRUSTED_KEYS)",
     )
     parser.add_argument(
         "--snapshot",
@@ -31,12 +39,14 @@ def source_arguments(parser: ArgumentParser) -> None:
 def sources_of(args: Namespace) -> Sources:
     """Return the sources that the arguments and the environment name."""
     snapshot = args.snapshot or os.environ.get("IMAGEBUILDER_SNAPSHOT") or None
-    return Sources(mirrors, (*args.substituter, *substituters_in()), snapshot)
+    substituters = (*args.substituter, *substituters_in())
+    return Sources(mirrors, substituters, snapshot, configured_trusted_keys(args.trusted_keys))
 
 
 def sources_of_environment() -> Sources:
     """Return the sources that the environment and this machine name."""
-    return Sources(mirrors, substituters_in(), os.environ.get("IMAGEBUILDER_SNAPSHOT") or None)
+    snapshot = os.environ.get("IMAGEBUILDER_SNAPSHOT") or None
+    return Sources(mirrors, substituters_in(), snapshot, configured_trusted_keys())
 
 
 def the_store() -> Store:

@@ -1,22 +1,63 @@
-"""`store`: look after what is kept."""
+"""`store`: look after what is kept, and share it."""
 
 import json
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict
+from collections.abc import Sequence
+from pathlib import Path
 
+from imagebuilder.commands.files import Files
 from imagebuilder.commands.sources import the_store
-from imagebuilder.errors import ExitStatus
+from imagebuilder.errors import ExitStatus, ImagebuilderError
+from imagebuilder.fetch import MissingFilesError, Sources, fetch
+from imagebuilder.plan import Derivation, Plan
 from imagebuilder.run import say
+from imagebuilder.sharing import offer, offer_files, take
+from imagebuilder.signing import SIGNING_KEY_VARIABLE, configured_signing_key, configured_trusted_keys
+from imagebuilder.store import Store
+from imagebuilder.substituter import Substituter
 from imagebuilder.upkeep import discard, inspect
+
+
+class WrongArgumentsError(ImagebuilderError):
+    """The arguments don't fit each other."""
+
+    status = ExitStatus.WRONG_INPUT
 
 
 def arguments(parser: ArgumentParser) -> None:
     """Declare what `store` takes."""
-    parser.add_argument("action", choices=["verify"], help="verify: hash everything again, and name what is damaged")
+    parser.add_argument(
+        "action",
+        choices=["verify", "push", "pull"],
+        help="verify: hash everything again, and name what is damaged; "
+        "push, pull: bring what the topology's build consists of to a substituter, or from one",
+    )
+    parser.add_argument("url", nargs="?", type=Substituter, metavar="FOLDER|URL", help="push, pull: the substituter")
     parser.add_argument("--remove", action="store_true", help="verify: remove what is damaged, so that it is made anew")
+    parser.add_argument("--files-only", action="store_true", help="push, pull: the locked files, no outputs")
+    parser.add_argument(
+        "--sign-with",
+        type=Path,
+        metavar="FILE",
+        help=f"push: private OpenSSH key that signs the outputs (also {SIGNING_KEY_VARIABLE})",
+    )
+    parser.add_argument(
+        "--trusted-keys",
+        type=Path,
+        metavar="FILE",
+        help="pull: public OpenSSH keys, one of which must have signed an output (also IMAGEBUILDER_TRUSTED_KEYS)",
+    )
 
 
 def run(args: Namespace) -> int:
+    """Do what is asked for, and print what came of it."""
+    if (args.url is None) != (args.action == "verify"):
+        wants = "takes no folder or URL" if args.url else "wants a folder or a URL"
+        raise WrongArgumentsError(f"store {args.action} {wants}", hint=f"imagebuilder store {args.action} --help")
+    return int({"verify": verify, "push": push, "pull": pull}[args.action](args))
+
+
+def verify(args: Namespace) -> ExitStatus:
     """Print what is damaged; fail when something is and stays."""
     store = the_store()
     say(f"hashing everything in {store.root}")
@@ -24,7 +65,8 @@ def run(args: Namespace) -> int:
     if args.remove:
         discard(store, found.damaged)
     if args.json:
-        told = asdict(found) | {"damaged": [{"path": str(d.path), "reason": d.reason} for d in found.damaged]}
+        damaged = [{"path": str(damage.path), "reason": damage.reason} for damage in found.damaged]
+        told = {"files": found.files, "outputs": found.outputs, "damaged": damaged, "unrecorded": found.unrecorded}
         print(json.dumps(told | {"removed": args.remove}, indent=2))
     elif found.damaged:
         print("\n".join(map(str, found.damaged)))
@@ -34,3 +76,55 @@ def run(args: Namespace) -> int:
     if found.damaged and not args.remove:
         say("hint: remove what is damaged, it will be fetched or built again: imagebuilder store verify --remove")
     return ExitStatus.FAILED if found.damaged and not args.remove else ExitStatus.OK
+
+
+def push(args: Namespace) -> ExitStatus:
+    """Bring what the store has of the topology's build to a substituter; print the outputs that were brought."""
+    store, plan = the_store(), Files(args.topology).plan()
+    key = configured_signing_key(args.sign_with)
+    if key is None and not args.files_only:
+        raise WrongArgumentsError(
+            "outputs need a signature, or nobody would use them, and no key is named",
+            hint=f"name one by --sign-with or {SIGNING_KEY_VARIABLE}, or push the locked files alone by --files-only",
+        )
+    outputs: list[Derivation] = []
+    if key and not args.files_only:
+        outputs, there = offer(store, plan.steps, args.url, key)
+        say(f"{len(outputs)} outputs pushed to {args.url}, {len(there)} were there")
+    files = offer_files(store, plan.lock.packages, args.url)
+    say(f"{files} files pushed to {args.url}")
+    _print(args, outputs, files)
+    return ExitStatus.OK
+
+
+def pull(args: Namespace) -> ExitStatus:
+    """Bring what a substituter has of the topology's build to the store; print the outputs that came."""
+    store, plan = the_store(), Files(args.topology).plan()
+    keys = configured_trusted_keys(args.trusted_keys)
+    missing = [] if args.files_only else [step for step in plan.steps if not store.has(step)]
+    substituters = [args.url]
+    outputs = [step for step in missing if take(store, step, substituters, keys)]
+    files = _pull_files(store, plan, args.url)
+    say(f"{len(outputs)} outputs and {files} files pulled from {args.url}")
+    for step in missing:
+        if step not in outputs:
+            say(f"{step.name}: not pulled")
+    _print(args, outputs, files)
+    return ExitStatus.FAILED if len(outputs) < len(missing) else ExitStatus.OK
+
+
+def _pull_files(store: Store, plan: Plan, url: Substituter) -> int:
+    wanted = [package for package in plan.lock.packages if not store.has_file(package.sha256)]
+    try:
+        fetch(store, wanted, Sources(dict, (url,)))
+    except MissingFilesError as error:
+        say(f"{len(error.packages)} of the locked files are not in {url}")
+        return len(wanted) - len(error.packages)
+    return len(wanted)
+
+
+def _print(args: Namespace, outputs: Sequence[Derivation], files: int) -> None:
+    if args.json:
+        print(json.dumps({"outputs": [str(step) for step in outputs], "files": files}, indent=2))
+    elif outputs:
+        print("\n".join(map(str, outputs)))

@@ -8,6 +8,7 @@ from imagebuilder.errors import ImagebuilderError
 from imagebuilder.fetch import MissingFilesError, Sources, fetch, substituters_in
 from imagebuilder.lock import Archive, Closure, LockedPackage
 from imagebuilder.store import Store
+from imagebuilder.substituter import Substituter
 
 
 def package(name: str, content: bytes) -> LockedPackage:
@@ -71,7 +72,11 @@ def test_a_substituter_is_searched_by_hash_whatever_its_names(tmp_path: Path) ->
     (tmp_path / "kept/decoy").write_bytes(b"bbb")
     (tmp_path / "kept/any name").write_bytes(b"aaa")
 
-    fetch(store, [wanted], Sources(no_mirrors, (tmp_path / "kept", tmp_path / "absent")))
+    fetch(
+        store,
+        [wanted],
+        Sources(no_mirrors, (Substituter(str(tmp_path / "kept")), Substituter(str(tmp_path / "absent")))),
+    )
 
     assert store.file(wanted.sha256).read_bytes() == b"aaa"
     assert (tmp_path / "kept/any name").exists()
@@ -86,5 +91,7 @@ def test_what_is_in_the_store_needs_no_source(tmp_path: Path) -> None:
 
 
 def test_substituters_come_from_the_environment() -> None:
-    assert substituters_in({"IMAGEBUILDER_SUBSTITUTERS": "/a:/b"}) == (Path("/a"), Path("/b"))
+    named = {"IMAGEBUILDER_SUBSTITUTERS": "/a:https://b.example:8443/c:/d"}
+
+    assert [str(each) for each in substituters_in(named)] == ["/a", "https://b.example:8443/c", "/d"]
     assert substituters_in({}) == ()

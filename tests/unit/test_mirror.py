@@ -15,6 +15,7 @@ from imagebuilder.overrides import Hold, Overrides, Pin
 from imagebuilder.resolve import ALL, Request, resolve
 from imagebuilder.run import run
 from imagebuilder.store import Store
+from imagebuilder.substituter import Substituter
 from tests.unit.signed_archive import Deb, SignedArchive, signed_archive
 
 pytestmark = pytest.mark.skipif(not shutil.which("gpg"), reason="gpg is missing")
@@ -254,7 +255,9 @@ def test_each_source_says_what_it_no_longer_has(site: Site, tmp_path: Path) -> N
     shutil.move(site.archive.file(app), tmp_path / "kept/any name")
     site.archive.file(FIRST[4]).write_bytes(b"of another size")
 
-    found = availability(site.store, lock, Sources(lambda: site.archive.mirrors, (tmp_path / "kept",)), tmp_path)
+    found = availability(
+        site.store, lock, Sources(lambda: site.archive.mirrors, (Substituter(str(tmp_path / "kept")),)), tmp_path
+    )
     store, debian, _security, substituter = found
 
     assert store.there == set()
