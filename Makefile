@@ -48,7 +48,7 @@ $(EXAMPLE): tests/topologies/reference.toml tests/topologies/reference.lock $(VE
 	mkdir -p $(@D)
 	cp tests/topologies/reference.lock $(@:.toml=.lock)
 	cp tests/topologies/reference.toml $@
-	$(BIN)/imagebuilder init -t $@
+	$(BIN)/imagebuilder init --plain -t $@
 
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' || $(MAKE) --no-print-directory host

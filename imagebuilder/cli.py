@@ -12,6 +12,7 @@ from imagebuilder.errors import ExitStatus, ImagebuilderError
 
 COMMANDS = {
     "init": "write a commented topology, and the keys it needs",
+    "secrets": "list, rotate, export and import the private keys",
     "check": "report every problem of the topology at once",
     "lock": "resolve every input to a hash",
     "plan": "show what would be built",
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # As Ctrl-C: what runs is ended, what is half made is removed.
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
+    run.forbid_core_dumps()
     try:
         return int(import_module(f"imagebuilder.commands.{args.command}").run(args))
     except ImagebuilderError as error:

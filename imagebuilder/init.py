@@ -2,16 +2,21 @@
 
 import fcntl
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
 import tomli_w
 
+from imagebuilder.age import IDENTITY_HINT, ClosedError, opened, own_identities, recipient, sealed, usable
 from imagebuilder.errors import ImagebuilderError, WrongInputError
-from imagebuilder.secrets import Secrets, completed, public_keys, read_secrets, write_private, write_secrets
+from imagebuilder.run import say
+from imagebuilder.secrets import Secrets, completed, public_keys
+from imagebuilder.topology import Topology
 from imagebuilder.topology.load import load_topology, read_toml
 from imagebuilder.topology.public import PublicKeys
+from imagebuilder.vault import Vault, read_vault, resealed, write_private, write_vault
 
 PUBLIC_MODE = 0o644
 TEMPLATE = "template.toml"
@@ -26,33 +31,74 @@ PASSWORDS_HEADER = """\
 """
 
 
-def init(path: Path) -> tuple[Path, ...]:
+def init(path: Path, *, recipients: Sequence[str] = (), plain: bool = False) -> tuple[Path, ...]:
     """Write a topology to *path* unless one is there, and the keys it lacks beside it; return what was written.
 
-    Keys that are there stay as they are. Nothing is written when the topology or the secrets are wrong
-    (WrongInputError, ImagebuilderError), but for the topology itself where none was.
+    Keys that are there stay as they are. The secrets are encrypted to *recipients*; without any to those of before,
+    or at the first time to the administrator's SSH keys; with *plain*, or without a key to encrypt to, to nobody.
+    Nothing is written when the topology or the secrets are wrong (WrongInputError, ImagebuilderError), but for the
+    topology itself where none was.
     """
-    wrote = [path] if _write_template(path) else []
+    wrote = (path,) if _write_template(path) else ()
     topology = load_topology(path)
-    secrets_file, passwords_file = path.with_suffix(".secrets.toml"), path.with_suffix(".passwords.txt")
-    public_file = path.with_suffix(".public.toml")
+    return wrote + changed(
+        path, lambda secrets: secrets, recipients=wanted_recipients(path, topology, recipients, plain=plain)
+    )
+
+
+def changed(
+    path: Path, change: Callable[[Secrets | None], Secrets | None], *, recipients: Sequence[str] | None = None
+) -> tuple[Path, ...]:
+    """Let *change* make other secrets of those beside the topology *path*, add what is missing, and write it all.
+
+    *recipients* are who they are encrypted to from now on; None changes nothing in that. Return what was written.
+    """
+    topology, secrets_file = load_topology(path), path.with_suffix(".secrets.toml")
+    wrote = []
     with path.open("rb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ImagebuilderError(f"another init of {path} is running", hint="wait for it to end") from None
-        existing = read_secrets(secrets_file) if secrets_file.exists() else None
-        whole, passwords = completed(existing, topology)
-        if passwords:
+        existing = read_vault(secrets_file) if secrets_file.exists() else None
+        whole, passwords = completed(change(existing.secrets if existing else None), topology)
+        vault = existing or Vault(whole)
+        if recipients is not None:
+            vault = resealed(vault, recipients)
+        if passwords and vault.recipients:
+            whole = replace(whole, passwords={**whole.passwords, **passwords})
+        elif passwords:
             # before the secrets: a crash in between leaves a password too many, never a hash that nobody can use
-            _write_passwords(passwords_file, passwords)
-            wrote.append(passwords_file)
-        if whole != existing:
-            write_secrets(secrets_file, whole)
+            wrote.append(_write_passwords(path, passwords))
+        vault = replace(vault, secrets=whole)
+        if vault != existing:
+            write_vault(secrets_file, vault)
             wrote.append(secrets_file)
-        if _write_public(public_file, whole):
-            wrote.append(public_file)
+        if _write_public(path.with_suffix(".public.toml"), whole):
+            wrote.append(path.with_suffix(".public.toml"))
     return tuple(wrote)
+
+
+def wanted_recipients(
+    path: Path, topology: Topology, recipients: Sequence[str], *, plain: bool
+) -> tuple[str, ...] | None:
+    """Return who the secrets are to be encrypted to; None when they stay as they are."""
+    if not recipients and not plain and path.with_suffix(".secrets.toml").exists():
+        return None
+    wanted = () if plain else tuple(recipients) or usable(topology.admin.ssh_keys)
+    if not wanted:
+        if not plain:
+            say("the secrets stand in plain text, mode 0600: there is no SSH key of the administrator to encrypt to")
+        return ()
+    canary = sealed("canary", [recipient(text) for text in wanted])
+    try:
+        opened(canary, own_identities())
+    except ClosedError:
+        raise ClosedError(
+            f"none of your private keys would open secrets encrypted to {', '.join(wanted)}",
+            hint=f"{IDENTITY_HINT}, add your own key by --recipient, or keep them in plain text by --plain",
+        ) from None
+    return wanted
 
 
 def template() -> str:
@@ -95,14 +141,16 @@ def _unwritable(path: Path, error: Exception) -> ImagebuilderError:
     return ImagebuilderError(f"{path} can't be written: {said.lower()}")
 
 
-def _write_passwords(path: Path, passwords: Mapping[str, str]) -> None:
-    """Write *passwords* to *path*, with those of other mailboxes that stand there still."""
+def _write_passwords(topology: Path, passwords: Mapping[str, str]) -> Path:
+    """Write *passwords* beside the *topology*, with those of other mailboxes that stand there still."""
+    path = topology.with_suffix(".passwords.txt")
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     except (OSError, UnicodeDecodeError) as error:
         raise ImagebuilderError(f"{path} can't be read: {error}", hint=f"move {path} away") from None
     kept = dict(line.split("\t", 1) for line in lines if "\t" in line and not line.startswith("#"))
     write_private(path, passwords_text({**kept, **passwords}))
+    return path
 
 
 def _write_public(path: Path, whole: Secrets) -> bool:

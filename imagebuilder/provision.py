@@ -2,13 +2,16 @@
 
 import io
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from imagebuilder.build.image import Image
+from imagebuilder.build.image import SHIPPED_PARTITIONS, Image
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.gpt import HEAD_BYTES, TABLE_BYTES, fitted
+from imagebuilder.plan import PARTITIONS
+from imagebuilder.resources import PROFILES
 from imagebuilder.run import run
 from imagebuilder.tools import Tools
 
@@ -104,6 +107,18 @@ class Provisioned:
             if first < last:
                 piece[first - start : last - start] = patch.data[first - patch.offset : last - patch.offset]
         return bytes(piece)
+
+
+def needed_bytes(image: Image) -> int:
+    """Return the size of the smallest disk for *image*: it has room for what the first boot adds."""
+    added = 0
+    for profile in ("base", image.role):
+        for definition in sorted((PROFILES / profile / PARTITIONS).glob("*.conf")):
+            if definition.stem not in SHIPPED_PARTITIONS:
+                size = re.search(r"^SizeMinBytes=(\d+)([MG])$", definition.read_text(), re.MULTILINE)
+                assert size, definition
+                added += int(size[1]) * {"M": 2**20, "G": 2**30}[size[2]]
+    return image.size_bytes + added + MARGIN_BYTES
 
 
 def nameless(make: Callable[[str], None]) -> bytes:

@@ -1,16 +1,12 @@
-"""The private keys of a topology and the file that keeps them; makes keys, reads and writes that one file."""
+"""The private keys of a topology: makes them, and says which host gets which. Touches chance alone."""
 
 import base64
 import hashlib
-import os
 import secrets
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import MappingProxyType
 
-import tomli_w
 from argon2 import PasswordHasher
 from argon2.low_level import Type
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -27,19 +23,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.topology.load import parsed_toml, validated
 from imagebuilder.topology.model import Role, Topology
-from imagebuilder.topology.private import PrivateKeys
 from imagebuilder.topology.public import PublicKeys, RoleKeys
 
-PRIVATE_MODE = 0o600
 INIT_HINT = "imagebuilder init adds missing keys"
-HEADER = """\
-# Private keys and password hashes, made by `imagebuilder init`. Whoever has this file can read the mail in transit
-# and send in your name: keep it out of version control, and keep a copy in a safe place. To replace a key, delete it
-# here and run `imagebuilder init`.
-
-"""
 # RFC 9106 section 4, the second recommendation, with one lane as Dovecot's own hashes have it (libsodium)
 HASHER = PasswordHasher(time_cost=3, memory_cost=64 * 1024, parallelism=1, hash_len=32, salt_len=16, type=Type.ID)
 DKIM_BITS = 2048
@@ -66,6 +53,10 @@ class Secrets:
     """Password hash of each mailbox, with its scheme in front as Dovecot has it: ``{ARGON2ID}$argon2id$…``."""
     tls: str | None = field(default=None, repr=False)
     """Key of the proxy's certificate, P-256, PKCS#8 in PEM."""
+    tokens: Mapping[str, str] = field(repr=False, default_factory=dict)
+    """Tokens for the interfaces of providers, by a name of the operator's."""
+    passwords: Mapping[str, str] = field(repr=False, default_factory=dict)
+    """First passwords by mailbox, until they have been handed over; only kept where they are encrypted."""
 
 
 NOTHING = Secrets(MappingProxyType({}), MappingProxyType({}), MappingProxyType({}), MappingProxyType({}))
@@ -85,12 +76,12 @@ def completed(existing: Secrets | None, topology: Topology) -> tuple[Secrets, di
         if mailbox.address not in old.mailboxes
     }  # fmt: skip
     wanted = [(domain.name, selector) for domain in topology.mail.domains for selector in domain.selectors]
-    whole = Secrets(
-        wireguard={role: old.wireguard.get(role) or _wireguard_key() for role in Role},
-        ssh={role: old.ssh.get(role) or _ssh_key() for role in Role},
-        dkim={**old.dkim, **{name: _dkim_key() for name in wanted if name not in old.dkim}},
-        mailboxes=old.mailboxes,
-        tls=old.tls or _tls_key(),
+    whole = replace(
+        old,
+        wireguard={role: old.wireguard.get(role) or wireguard_key() for role in Role},
+        ssh={role: old.ssh.get(role) or ssh_key() for role in Role},
+        dkim={**old.dkim, **{name: dkim_key() for name in wanted if name not in old.dkim}},
+        tls=old.tls or tls_key(),
     )
     return with_passwords(whole, passwords), passwords
 
@@ -143,74 +134,6 @@ def credentials(private: Secrets, topology: Topology, role: Role) -> dict[str, b
     return {name: content.encode() for name, content in files.items()}
 
 
-def read_secrets(path: Path) -> Secrets:
-    """Return the secrets in the file at *path*; raise ImagebuilderError when others can read it or it is damaged."""
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
-                raise ImagebuilderError(f"{path} is no regular file")
-            if stat.S_IMODE(mode) & ~PRIVATE_MODE:
-                raise ImagebuilderError(
-                    f"{path} has mode {stat.S_IMODE(mode):04o}: others may have read the private keys in it",
-                    hint=f"chmod 600 {path}",
-                )
-            content = file.read()
-    except FileNotFoundError:
-        raise ImagebuilderError(f"there are no secrets at {path}", hint="imagebuilder init makes them") from None
-    except OSError as error:
-        raise ImagebuilderError(f"{path} can't be read: {str(error.strerror).lower()}") from None
-    hint = "restore it from your copy, or delete what is damaged and run imagebuilder init"
-    kept = validated(path, parsed_toml(path, content), PrivateKeys, hint=hint, secret=True)
-    return Secrets(
-        wireguard={Role(role): key for role, key in kept.wireguard.items()},
-        ssh={Role(role): key for role, key in kept.ssh.items()},
-        dkim={(domain, selector): key for domain, keys in kept.dkim.items() for selector, key in keys.items()},
-        mailboxes=kept.mailboxes,
-        tls=kept.tls,
-    )
-
-
-def write_secrets(path: Path, private: Secrets) -> None:
-    """Write *private* to *path*, mode 0600 from its first moment, in one step."""
-    dkim: dict[str, dict[str, str]] = {}
-    for (domain, selector), key in sorted(private.dkim.items()):
-        dkim.setdefault(domain, {})[selector] = key
-    document: dict[str, object] = {
-        **({"tls": private.tls} if private.tls else {}),
-        "wireguard": {str(role): private.wireguard[role] for role in sorted(private.wireguard)},
-        "ssh": {str(role): private.ssh[role] for role in sorted(private.ssh)},
-        "dkim": dkim,
-        "mailboxes": {address: private.mailboxes[address] for address in sorted(private.mailboxes)},
-    }
-    write_private(path, HEADER + tomli_w.dumps(document, multiline_strings=True))
-
-
-def write_private(path: Path, text: str, *, mode: int = PRIVATE_MODE) -> None:
-    """Write *text* to *path* with *mode*, never wider, by a temporary name, fsync and rename."""
-    target = path.resolve()
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(file.fileno(), mode)
-                file.write(text.encode())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise ImagebuilderError(f"{path} can't be written: {str(error.strerror).lower()}") from None
-
-
 def _lacking(private: Secrets, topology: Topology) -> str | None:
     """Return what *topology* needs and *private* hasn't, named, or None. Pure."""
     for role in Role:
@@ -225,24 +148,24 @@ def _lacking(private: Secrets, topology: Topology) -> str | None:
     return None
 
 
-def _wireguard_key() -> str:
+def wireguard_key() -> str:
     """Return a new X25519 private key in base64."""
     return base64.b64encode(X25519PrivateKey.generate().private_bytes_raw()).decode()
 
 
-def _ssh_key() -> str:
+def ssh_key() -> str:
     """Return a new Ed25519 key in OpenSSH's PEM form."""
     key = Ed25519PrivateKey.generate()
     return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
 
 
-def _dkim_key() -> str:
+def dkim_key() -> str:
     """Return a new RSA key, PKCS#8 in PEM."""
     key = generate_private_key(public_exponent=65537, key_size=DKIM_BITS)
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
-def _tls_key() -> str:
+def tls_key() -> str:
     """Return a new P-256 key, PKCS#8 in PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()

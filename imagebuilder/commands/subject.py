@@ -5,7 +5,7 @@ from argparse import Namespace
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.recorded import build_recorded
 from imagebuilder.commands.sources import new_run, sources_of, the_store
-from imagebuilder.secrets import read_secrets
+from imagebuilder.vault import read_secrets
 from imagebuilder.vm.session import Subject
 
 

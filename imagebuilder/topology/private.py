@@ -67,11 +67,21 @@ def tls_private(value: str) -> str:
     return value
 
 
+def token(value: str) -> str:
+    """Return *value*, one line that a program can show as its right to something."""
+    if not value or not value.isascii() or not value.isprintable() or value != value.strip():
+        raise refused("is no token: one line of plain letters, digits and signs")
+    return value
+
+
 def password_hash(value: str) -> str:
     """Return *value*, a password hash that can stand in a line of Dovecot's passwd-file."""
     if not HASH.fullmatch(value):
         raise refused("is no password hash, as `doveadm pw -s ARGON2ID` prints them")
     return value
+
+
+TokenName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
 class PrivateKeys(Model):
@@ -87,3 +97,7 @@ class PrivateKeys(Model):
     """Password hash by address."""
     tls: Annotated[str, AfterValidator(tls_private)] | None = None
     """Key of the proxy's certificate, P-256 in PEM; it stays the same so that a TLSA record can name it."""
+    tokens: dict[TokenName, Annotated[str, AfterValidator(token)]] = Field(default_factory=dict)
+    """Token by the operator's name for it."""
+    passwords: dict[MailAddress, Annotated[str, AfterValidator(token)]] = Field(default_factory=dict)
+    """First password by address, until it has been handed over."""

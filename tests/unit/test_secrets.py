@@ -28,12 +28,11 @@ from imagebuilder.secrets import (
     new_password,
     new_secrets,
     public_keys,
-    read_secrets,
     with_passwords,
-    write_secrets,
 )
 from imagebuilder.topology import Role, Topology, load_public_keys, load_topology
 from imagebuilder.topology.load import judged, missing_keys
+from imagebuilder.vault import read_secrets, write_secrets
 
 REFERENCE = Path(__file__).parent.parent / "topologies/reference.toml"
 ALICE, BOB = "alice@example.org", "bob@example.org"
