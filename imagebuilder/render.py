@@ -13,7 +13,12 @@ from imagebuilder.tree import Tree, TreeFile
 
 TEMPLATE_SUFFIX = ".j2"
 
-WANTED_BY = {".service": "multi-user.target", ".socket": "sockets.target", ".timer": "timers.target"}
+WANTED_BY = {
+    ".service": "multi-user.target",
+    ".socket": "sockets.target",
+    ".timer": "timers.target",
+    ".path": "paths.target",
+}
 """Which target pulls in an enabled unit, by the unit's kind."""
 
 

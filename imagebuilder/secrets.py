@@ -2,7 +2,9 @@
 
 import base64
 import hashlib
+import re
 import secrets
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -35,6 +37,8 @@ PASSWORD_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 """Without the letters and digits that are read as another; 5 bits each."""
 PASSWORD_GROUPS = (5, 5, 5, 5)
 
+ACME_TOKEN = "acme."
+"""Begins the names of the tokens that lego gets as its variables."""
 DkimName = tuple[str, str]
 """Mail domain and selector."""
 
@@ -125,6 +129,8 @@ def credentials(private: Secrets, topology: Topology, role: Role) -> dict[str, b
     if role is Role.PROXY and private.tls:
         files["tls.key"] = private.tls
     if role is Role.CLIENT:
+        if topology.acme.dns_provider is not None:
+            files["acme.env"] = acme_environment(private.tokens)
         # user:password:uid:gid:gecos:home:shell:extra, the form of Dovecot's passwd-file
         lines = (f"{box.address}:{private.mailboxes[box.address]}::::::\n" for box in topology.mail.mailboxes)
         files["mailboxes.passwd"] = "".join(lines)
@@ -132,6 +138,13 @@ def credentials(private: Secrets, topology: Topology, role: Role) -> dict[str, b
             name = (domain.name, domain.dkim_selector)
             files[f"dkim.{domain.name}.{domain.dkim_selector}.key"] = private.dkim[name]
     return {name: content.encode() for name, content in files.items()}
+
+
+def acme_environment(tokens: Mapping[str, str]) -> str:
+    """Return the variables of lego that *tokens* with ACME_TOKEN in front of their names are, for a shell. Pure."""
+    chosen = sorted((name, token) for name, token in tokens.items() if name.startswith(ACME_TOKEN))
+    variables = {re.sub("[^A-Z0-9]", "_", name.removeprefix(ACME_TOKEN).upper()): token for name, token in chosen}
+    return "".join(f"{name}={shlex.quote(token)}\n" for name, token in variables.items())
 
 
 def _lacking(private: Secrets, topology: Topology) -> str | None:

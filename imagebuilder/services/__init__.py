@@ -1,6 +1,7 @@
 """One module per service: which values its overlay may refer to. Pure."""
 
 from imagebuilder.services import (
+    acme,
     caddy,
     certificate,
     dovecot,
@@ -42,6 +43,7 @@ SERVICES: tuple[Service, ...] = (
     rspamd.SERVICE,
     valkey.SERVICE,
     dovecot.SERVICE,
+    acme.SERVICE,
 )
 
 __all__ = ["SERVICES", "Service", "Site", "Values"]

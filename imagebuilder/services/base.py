@@ -31,4 +31,4 @@ class Service:
     values: Callable[[Site], Values]
     """Makes the values that the overlay's templates refer to."""
     units: tuple[str, ...] = ()
-    """systemd units to enable (wanted by multi-user.target, sockets.target, timers.target by suffix)."""
+    """systemd units to enable (wanted by multi-user.target, sockets.target, timers.target, paths.target by suffix)."""

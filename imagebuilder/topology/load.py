@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
 from imagebuilder.errors import Problem, WrongInputError
@@ -32,7 +33,18 @@ def load_topology(path: Path) -> Topology:
         problems += _ca_root_problems(topology, path)
     if topology is None or problems:
         raise WrongInputError(str(path), problems, hint=SCHEMA_HINT)
-    return topology
+    return with_ca_root(topology, path)
+
+
+def with_ca_root(topology: Topology, path: Path) -> Topology:
+    """Return *topology*, which stands at *path*, with what is in the file acme.ca_root: its content, not its name,
+    is what images are made of.
+    """
+    if topology.acme.ca_root is None:
+        return topology
+    certificates = x509.load_pem_x509_certificates((path.parent / topology.acme.ca_root).read_bytes())
+    pem = "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in certificates)
+    return topology.model_copy(update={"acme": topology.acme.with_root_certificates(pem)})
 
 
 def load_public_keys(path: Path, topology: Topology | None = None) -> PublicKeys:

@@ -4,7 +4,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from imagebuilder.topology.keys import SshKey
 from imagebuilder.topology.names import (
@@ -16,6 +16,7 @@ from imagebuilder.topology.names import (
     MailAddress,
     NetworkV4,
     Pem,
+    Provider,
     RouterV4,
     RouterV6,
     Selector,
@@ -181,6 +182,21 @@ class Acme(Model):
     """What CAA records call the authority, as in "letsencrypt.org"; left out: known for the large ones."""
     ca_root: Pem | None = None
     """PEM file, relative to the topology, of a private authority's root; left out: the public ones."""
+    dns_provider: Provider | None = None
+    """Provider of the mail host's zone as lego names it, for the client's certificate by a DNS record (DNS-01); its
+    token stands in the secrets file. Left out: by HTTP through the proxy, which needs no token."""
+    _root_certificates: str = PrivateAttr(default="")
+
+    @property
+    def root_certificates(self) -> str:
+        """What stands in the file ca_root, PEM; empty without one."""
+        return self._root_certificates
+
+    def with_root_certificates(self, pem: str) -> "Acme":
+        """Return the same with *pem* as what stands in the file ca_root."""
+        copy = self.model_copy()
+        copy._root_certificates = pem
+        return copy
 
 
 class Topology(Model):

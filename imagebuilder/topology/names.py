@@ -183,6 +183,7 @@ def _parsed(kind: type[Address], example: str) -> Callable[[object], Address]:
 HostName = Annotated[str, AfterValidator(host_name)]
 MailAddress = Annotated[str, AfterValidator(mail_address)]
 Selector = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+Provider = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{1,32}$")]
 Text = Annotated[str, AfterValidator(text)]
 HttpsUrl = Annotated[str, AfterValidator(https_url)]
 Whole = Annotated[int, Strict()]

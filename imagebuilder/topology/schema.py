@@ -23,6 +23,7 @@ TYPES = (
     (names.HostName, "host name"),
     (names.MailAddress, "mail address"),
     (names.Selector, "label"),
+    (names.Provider, "name of a provider"),
     (names.Text, "text"),
     (names.HttpsUrl, "https URL"),
     (names.HostV4, "IPv4 address/prefix"),

@@ -29,6 +29,7 @@ from imagebuilder.dns import Record
 from imagebuilder.run import run
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
+from imagebuilder.topology.rules_mail import SERVICE_LABELS
 from imagebuilder.tree import Tree
 from imagebuilder.vm.nameserver import NameServer
 from imagebuilder.vm.namespace import NETWORKS, entered, has_many_users, inside, new_network
@@ -37,6 +38,9 @@ ROOM = Path("/run/room")
 PROXY_4, PROXY_6 = "198.18.0.10", "2001:2:0:1::10"
 TUNNEL_PROXY, TUNNEL_CLIENT = "10.0.0.1", "10.0.0.2"
 STRANGER_4, STRANGER_6 = "198.51.100.25", "2001:db8:5::25"
+AUTHORITY_4, AUTHORITY_NAME = "198.51.100.80", "acme-v02.api.letsencrypt.org."
+HOME_4 = "198.51.100.99"
+"""The client's line at home."""
 NAMELESS_4 = "198.51.100.66"
 """Its PTR record names a host that has another address."""
 NEIGHBOUR_6, ELSEWHERE_6 = "2001:db8:5::26", "2001:db8:6::25"
@@ -75,6 +79,8 @@ def records() -> list[Record]:
         ("example.org.", "MX", "10 mail.example.org."),
         ("mail.example.org.", "A", PROXY_4),
         ("mail.example.org.", "AAAA", PROXY_6),
+        *((f"{label}.example.org.", "CNAME", "mail.example.org.") for label in SERVICE_LABELS),
+        (AUTHORITY_NAME, "A", AUTHORITY_4),
         ("stranger.example.", "MX", f"10 {MX}."),
         (f"{MX}.", "A", STRANGER_4),
         (f"{MX}.", "AAAA", STRANGER_6),
@@ -151,6 +157,8 @@ class Room:
     roots: dict[Role, Path] = field(default_factory=dict)
     daemons: dict[str, Daemon] = field(default_factory=dict)
     listeners: list[socket.socket] = field(default_factory=list)
+    credentials: dict[str, bytes] = field(default_factory=dict)
+    """Those of the proxy, by name; a unit gets the ones it asks for."""
 
     # --- making it
 
@@ -177,7 +185,7 @@ class Room:
             "link set to-proxy up",
             "address add 198.18.0.1/24 dev to-proxy",
             "address add 2001:2:0:1::1/64 dev to-proxy nodad",
-            *(f"address add {address}/32 dev lo" for address in (STRANGER_4, NAMELESS_4)),
+            *(f"address add {address}/32 dev lo" for address in (STRANGER_4, NAMELESS_4, AUTHORITY_4)),
             *(f"address add {address}/128 dev lo nodad" for address in (STRANGER_6, NEIGHBOUR_6, ELSEWHERE_6)),
         )
         self.ip(
@@ -248,14 +256,14 @@ class Room:
         root = self.roots[role]
         folder = "etc/systemd/system" if (root / "etc/systemd/system" / name).is_file() else "usr/lib/systemd/system"
         unit = Unit.read(root / folder / name)
-        argv = self._as_user(role, unit)
+        argv = self._as_user(role, unit, self._variables(role, name, unit))
         for key, parent in (
             ("RuntimeDirectory", "run"),
             ("CacheDirectory", "var/cache"),
             ("StateDirectory", "var/lib"),
         ):
             for path in unit.words(key):
-                self._folder(root, f"{parent}/{path}", unit.one(f"{key}Mode", "0755"), unit)
+                self._folder(role, f"{parent}/{path}", unit.one(f"{key}Mode", "0755"), unit)
         self.certificate(role)
         log = ROOM / f"{name}.txt"
         with entered(role), log.open("ab") as messages:
@@ -268,7 +276,7 @@ class Room:
         self.daemons[name] = Daemon(process, log)
         return self.daemons[name]
 
-    def _as_user(self, role: Role, unit: Unit) -> list[str]:
+    def _as_user(self, role: Role, unit: Unit, settings: list[str]) -> list[str]:
         user = unit.one("User", "root")
         uid, gid = self.account(role, user)
         groups = ",".join(str(self.group(role, name)) for name in unit.words("SupplementaryGroups"))
@@ -276,13 +284,30 @@ class Room:
         kept = f"-all,+{held}" if held else "-all"
         drop = ["--reuid", str(uid), "--regid", str(gid), *(["--groups", groups] if groups else ["--clear-groups"])]
         limits = [f"--inh-caps={kept}", f"--ambient-caps={kept}", f"--bounding-set={kept}", "--no-new-privs"]
-        variables = ["PATH=/usr/sbin:/usr/bin", "LC_ALL=C.UTF-8", *unit.words("Environment")]
+        variables = ["PATH=/usr/sbin:/usr/bin", "LC_ALL=C.UTF-8", *settings]
         return [
             "chroot", str(self.roots[role]), "/usr/bin/setpriv", *drop, *limits, "/usr/bin/env", "-i", *variables
         ]  # fmt: skip
 
-    def _folder(self, root: Path, path: str, mode: str, unit: Unit) -> None:
-        uid, gid = self.account(Role.PROXY, unit.one("User", "root"))
+    def _variables(self, role: Role, name: str, unit: Unit) -> list[str]:
+        """Return the environment of the unit *name*, and put its credentials where that says."""
+        variables = unit.words("Environment")
+        if state := unit.words("StateDirectory"):
+            variables.append(f"STATE_DIRECTORY=/var/lib/{state[0]}")
+        given = {key: self.credentials[key] for key in unit.words("ImportCredential") if key in self.credentials}
+        if given and role is Role.PROXY:
+            folder = f"run/credentials/{name}"
+            self._folder(role, folder, "0500", unit)
+            for key, content in given.items():
+                path = self.roots[role] / folder / key
+                path.write_bytes(content)
+                os.chown(path, *self.account(role, unit.one("User", "root")))
+            variables.append(f"CREDENTIALS_DIRECTORY=/{folder}")
+        return variables
+
+    def _folder(self, role: Role, path: str, mode: str, unit: Unit) -> None:
+        root = self.roots[role]
+        uid, gid = self.account(role, unit.one("User", "root"))
         (root / path).mkdir(parents=True, exist_ok=True)
         (root / path).chmod(int(mode, 8))
         os.chown(root / path, uid, gid)
@@ -290,14 +315,14 @@ class Room:
     def certificate(self, role: Role) -> None:
         """Make the first certificate of the host *role*, when there is none."""
         folder = self.roots[role] / "var/lib/certificate"
-        if (folder / "mail.crt").exists():
+        if (folder / "mail.pem").exists():
             return
         folder.mkdir(mode=0o750)
         os.chown(folder, 0, self.group(role, "certificate"))
         folder.chmod(0o2750)
-        self.in_root(
-            role, ["env", "STATE_DIRECTORY=/var/lib/certificate", "/usr/lib/imagebuilder/first-certificate"]
-        )  # fmt: skip
+        name = "first-certificate.service"
+        unit = Unit.read(self.roots[role] / "usr/lib/systemd/system" / name)
+        self.in_root(role, ["env", *self._variables(role, name, unit), unit.one("ExecStart")])
 
     def account(self, role: Role, user: str) -> tuple[int, int]:
         """Return uid and gid of *user* in the image."""

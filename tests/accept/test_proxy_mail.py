@@ -188,7 +188,7 @@ def test_a_message_above_the_limit_is_refused_before_it_is_sent(room: Room) -> N
 def test_starttls_is_offered_and_the_sender_is_still_known(room: Room) -> None:
     room.start_postfix()
     room.start_haraka_in()
-    context = ssl.create_default_context(cafile=str(room.roots[Role.PROXY] / "var/lib/certificate/mail.crt"))
+    context = ssl.create_default_context(cafile=str(room.roots[Role.PROXY] / "var/lib/certificate/mail.pem"))
 
     with room.smtp() as session:
         session._host = "mail.example.org"  # type: ignore[attr-defined]  # what the certificate has to say

@@ -15,7 +15,15 @@ pytestmark = pytest.mark.accept
 
 REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"
 
-OWN_UNITS = ("haraka-in.service", "haraka-out.service", "first-certificate.service", "haproxy.service", "caddy.service")
+OWN_UNITS = (
+    "haraka-in.service",
+    "haraka-out.service",
+    "first-certificate.service",
+    "new-certificate.path",
+    "new-certificate.service",
+    "haproxy.service",
+    "caddy.service",
+)
 
 
 def scripts(room: Room) -> Iterator[str]:
@@ -92,15 +100,15 @@ def test_the_certificate_names_every_public_name_and_only_its_group_reads_the_ke
     folder = room.roots[Role.PROXY] / "var/lib/certificate"
 
     said = room.in_root(
-        Role.PROXY, ["openssl", "x509", "-in", "/var/lib/certificate/mail.crt", "-noout", "-ext", "subjectAltName"]
+        Role.PROXY, ["openssl", "x509", "-in", "/var/lib/certificate/mail.pem", "-noout", "-ext", "subjectAltName"]
     )
     other = room.in_root(
-        Role.CLIENT, ["openssl", "x509", "-in", "/var/lib/certificate/mail.crt", "-noout", "-ext", "subjectAltName"]
+        Role.CLIENT, ["openssl", "x509", "-in", "/var/lib/certificate/mail.pem", "-noout", "-ext", "subjectAltName"]
     )
 
     names = ("mail", "autoconfig", "autodiscover", "mta-sts")
     assert said.stdout.decode().split("\n")[1].strip() == ", ".join(f"DNS:{name}.example.org" for name in names)
     assert other.stdout.decode().split("\n")[1].strip() == "DNS:mail.example.org"
-    assert (folder / "mail.key").stat().st_mode & 0o777 == 0o640
-    assert (folder / "mail.key").stat().st_gid == room.group(Role.PROXY, "certificate")
-    assert sorted(path.name for path in folder.iterdir()) == ["mail.crt", "mail.key"]
+    assert (folder / "mail.pem").stat().st_mode & 0o777 == 0o640
+    assert (folder / "mail.pem").stat().st_gid == room.group(Role.PROXY, "certificate")
+    assert sorted(path.name for path in folder.iterdir()) == ["mail.pem"]
