@@ -32,6 +32,8 @@ ISSUING, MANAGEMENT = 14000, 15000
 VALID_S = 90 * 24 * 3600
 """Lifetime of its certificates, as the large authorities have it."""
 UNAVAILABLE = 503
+REHEARSALS = {"acme-v02.api.letsencrypt.org": "acme-staging-v02.api.letsencrypt.org"}
+"""Where Caddy tries again first after a failure, by the host of the directory proper (certmagic, TestCA)."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,12 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
+def directory_hosts(directory: str) -> tuple[str, ...]:
+    """Return the names that have to lead to the authority of *directory*. Pure."""
+    host = urlsplit(directory).hostname or ""
+    return (host, *([REHEARSALS[host]] if host in REHEARSALS else []))
+
+
 class Authority:
     """An ACME server on the host *network* that is reached at *directory*, a URL whose host leads to *address*."""
 
@@ -115,7 +123,9 @@ class Authority:
         self._address = address
         self._resolver = resolver
         where = urlsplit(directory)
-        self._host, self._port, self._path = where.hostname or "", where.port or 443, where.path
+        self._port, self._path = where.port or 443, where.path
+        self.hosts = directory_hosts(directory)
+        """Names that lead here."""
         self._process: subprocess.Popen[bytes] | None = None
         self._front: ThreadingHTTPServer | None = None
         self.issued_by = ""
@@ -134,7 +144,7 @@ class Authority:
         """Start the server, whose certificates live for *valid_s* seconds, and wait until it answers."""
         self._folder.mkdir(parents=True, exist_ok=True)
         both = self._folder / "own.pem"
-        both.write_bytes(self._issuer.certify([self._host, "localhost", "127.0.0.1"]))
+        both.write_bytes(self._issuer.certify([*self.hosts, "localhost", "127.0.0.1"]))
         settings = {
             "listenAddress": f"127.0.0.1:{ISSUING}", "managementListenAddress": f"127.0.0.1:{MANAGEMENT}",
             "certificate": str(both), "privateKey": str(both), "httpPort": 80, "tlsPort": 443, "ocspResponderURL": "",

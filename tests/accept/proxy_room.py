@@ -31,6 +31,7 @@ from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
 from imagebuilder.topology.rules_mail import SERVICE_LABELS
 from imagebuilder.tree import Tree
+from imagebuilder.vm.authority import directory_hosts
 from imagebuilder.vm.nameserver import NameServer
 from imagebuilder.vm.namespace import NETWORKS, entered, has_many_users, inside, new_network
 
@@ -38,7 +39,7 @@ ROOM = Path("/run/room")
 PROXY_4, PROXY_6 = "198.18.0.10", "2001:2:0:1::10"
 TUNNEL_PROXY, TUNNEL_CLIENT = "10.0.0.1", "10.0.0.2"
 STRANGER_4, STRANGER_6 = "198.51.100.25", "2001:db8:5::25"
-AUTHORITY_4, AUTHORITY_NAME = "198.51.100.80", "acme-v02.api.letsencrypt.org."
+AUTHORITY_4, DIRECTORY = "198.51.100.80", "https://acme-v02.api.letsencrypt.org/directory"
 HOME_4 = "198.51.100.99"
 """The client's line at home."""
 NAMELESS_4 = "198.51.100.66"
@@ -80,7 +81,7 @@ def records() -> list[Record]:
         ("mail.example.org.", "A", PROXY_4),
         ("mail.example.org.", "AAAA", PROXY_6),
         *((f"{label}.example.org.", "CNAME", "mail.example.org.") for label in SERVICE_LABELS),
-        (AUTHORITY_NAME, "A", AUTHORITY_4),
+        *((f"{host}.", "A", AUTHORITY_4) for host in directory_hosts(DIRECTORY)),
         ("stranger.example.", "MX", f"10 {MX}."),
         (f"{MX}.", "A", STRANGER_4),
         (f"{MX}.", "AAAA", STRANGER_6),

@@ -27,7 +27,7 @@ from imagebuilder.vm.nameserver import NameServer
 from imagebuilder.vm.namespace import NETWORKS, bind_over
 from tests.accept.proxy_room import (
     AUTHORITY_4,
-    AUTHORITY_NAME,
+    DIRECTORY,
     HOME_4,
     MX,
     PROXY_4,
@@ -42,7 +42,6 @@ from tests.accept.proxy_room import (
 pytestmark = pytest.mark.accept
 
 REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"
-DIRECTORY = f"https://{AUTHORITY_NAME.rstrip('.')}/directory"
 MAIL = "mail.example.org"
 NAMES = (MAIL, "autoconfig.example.org", "autodiscover.example.org", "mta-sts.example.org")
 BUNDLE = "etc/ssl/certs/ca-certificates.crt"
