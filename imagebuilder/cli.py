@@ -23,6 +23,7 @@ COMMANDS = {
     "sbom": "list what an image consists of, and its known vulnerabilities",
     "boot": "boot both images on a virtual network, for a command or a prompt",
     "test": "boot both images and prove that mail is delivered",
+    "flash": "write a tested image to a disk of this machine",
     "dns": "print the DNS records to publish, or check them",
     "store": "check what is kept",
     "gc": "remove what no generation needs",
