@@ -10,12 +10,16 @@ EXAMPLE := $(WORK)/example/topology.toml
 # What the host needs; everything else is locked and extracted.
 HOST_PACKAGES := apt dpkg debian-archive-keyring python3-venv uidmap util-linux
 
+# What the tests need beside: a browser, which looks at the report.
+TEST_PACKAGES := chromium-headless-shell fonts-dejavu-core
+
 .PHONY: example test fast lint golden host bench clean
 
 example: $(VENV)/ready host $(EXAMPLE)
 	$(BIN)/python -m tests.at_hand $(EXAMPLE)
 	$(BIN)/imagebuilder test -t $(EXAMPLE) -k "reaches_the_inbox or arrives_outside"
 
+test: HOST_PACKAGES += $(TEST_PACKAGES)
 test: $(VENV)/ready host lint $(EXAMPLE)
 	$(BIN)/python -m tests.at_hand $(EXAMPLE)
 	$(BIN)/imagebuilder build -t $(EXAMPLE)

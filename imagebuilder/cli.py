@@ -25,6 +25,7 @@ COMMANDS = {
     "test": "boot both images and prove that mail is delivered",
     "flash": "write a tested image to a disk of this machine",
     "dns": "print the DNS records to publish, or check them",
+    "report": "list past runs of the tests, or open the page of one",
     "store": "check what is kept",
     "gc": "remove what no generation needs",
     "schema": "describe every key of the topology",

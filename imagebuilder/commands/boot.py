@@ -25,4 +25,5 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Boot the pair and return the command's exit status, or 0 after the prompt."""
     command = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
-    return boot_pair(subject_of(args), from_host=args.from_host, command=command)
+    subject, _ = subject_of(args)
+    return boot_pair(subject, from_host=args.from_host, command=command)

@@ -34,6 +34,16 @@ class Files:
         """The keys, made by `init`; nobody else's business."""
         return self.topology.with_suffix(".secrets.toml")
 
+    @property
+    def denylist(self) -> Path:
+        """Tests that are known to fail; may be missing."""
+        return self.topology.with_suffix(".denylist.toml")
+
+    @property
+    def tests(self) -> Path:
+        """The operator's own acceptance tests; may be missing."""
+        return self.topology.parent / "tests"
+
     def read(self) -> tuple[Topology, PublicKeys, Lock]:
         """Return what the files say; each may raise, the topology first."""
         topology = load_topology(self.topology)

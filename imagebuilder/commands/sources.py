@@ -1,9 +1,7 @@
 """Arguments that several commands share: where locked files come from, and where things are kept."""
 
-import contextlib
 import os
 from argparse import ArgumentParser, Namespace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from imagebuilder.debian import mirrors
@@ -52,15 +50,3 @@ def sources_of_environment() -> Sources:
 def the_store() -> Store:
     """Return the store that the environment names."""
     return Store(default_store())
-
-
-def new_run(store: Store) -> Path:
-    """Return a new folder for the reports of a run, named by its time (UTC)."""
-    runs = store.root / "runs"
-    name = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S")
-    for number in range(100):
-        folder = runs / (f"{name}.{number}" if number else name)
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            return folder
-    raise AssertionError(name)

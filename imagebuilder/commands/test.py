@@ -1,58 +1,119 @@
 """`test`: boot both images on a virtual network and prove that mail is delivered."""
 
 import json
-from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
-from dataclasses import asdict
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 
-from imagebuilder.build.image import Image
-from imagebuilder.commands.sources import source_arguments
-from imagebuilder.commands.subject import subject_of
+from imagebuilder.commands.files import Files
+from imagebuilder.commands.report import write_page
+from imagebuilder.commands.sources import source_arguments, the_store
+from imagebuilder.commands.subject import subject_of, topology_key
 from imagebuilder.errors import ExitStatus
-from imagebuilder.topology import Role
-from imagebuilder.vm.runs import Summary, run_scenarios
-
-NOTHING_SELECTED = 5
-"""pytest's status when no test matched."""
+from imagebuilder.history import History, durations
+from imagebuilder.record import Outcome, Record, Verdict
+from imagebuilder.run import say
+from imagebuilder.vm.acceptance import Orders, collect, run_scenarios
+from imagebuilder.vm.denylist import read_denylist
+from imagebuilder.vm.plugin import SCENARIOS
+from imagebuilder.vm.recording import record_of
 
 
 def arguments(parser: ArgumentParser) -> None:
     """Declare what `test` takes."""
     parser.add_argument("-k", dest="expression", metavar="EXPR", help="only the tests that match, as pytest has it")
+    parser.add_argument(
+        "--jobs",
+        type=_whole(1, 16),
+        default=1,
+        metavar="N",
+        help="run N sessions side by side, each with a world and a pair of its own (3 GiB of memory each)",
+    )
+    parser.add_argument(
+        "--reruns",
+        type=_whole(0, 9),
+        default=0,
+        metavar="N",
+        help="try a failed test up to N times more; told as flaky",
+    )
+    parser.add_argument("--until-failure", action="store_true", help="go on, round after round, until a test fails")
+    parser.add_argument("--keep", action="store_true", help="let the machines' disks stay in the folder of the run")
     source_arguments(parser)
 
 
 def run(args: Namespace) -> int:
-    """Build what is missing, run the acceptance tests, and print the table of what was seen."""
-    subject = subject_of(args)
-    summary = run_scenarios(subject, expression=args.expression)
-    images = subject.images
-    print(json.dumps(facts(images, summary), indent=2, default=str) if args.json else table(images, summary))
-    return ExitStatus.OK if summary.status == 0 else ExitStatus.FAILED
+    """Build what is missing, run the acceptance tests, keep their record, and print what was seen."""
+    files, history = Files(args.topology), History(the_store())
+    files.read()  # what is wrong with the operator's files is told before anything else
+    orders = orders_of(args, files, history)
+    collected = collect(orders)
+    if not collected.selected:
+        say("no test is left to run" if collected.all else "there are no tests")
+        return ExitStatus.FAILED
+    subject, origin = subject_of(args, keep=args.keep)
+    started = datetime.now(UTC)
+    seen = run_scenarios(subject, orders, collected)
+    record = record_of(subject, origin, orders, collected, seen, started, datetime.now(UTC))
+    history.keep(record, subject.folder)
+    say(f"report: {write_page(history, record, subject.folder)}")
+    for note in record.notes:
+        say(f"note: {note}")
+    print(json.dumps(facts(record, subject.folder), indent=2) if args.json else table(record, subject.folder))
+    if seen.stopped:
+        return ExitStatus.STOPPED
+    return ExitStatus.FAILED if record.verdict is Verdict.FAILED else ExitStatus.OK
 
 
-def facts(images: Mapping[Role, Image], summary: Summary) -> dict[str, object]:
+def orders_of(args: Namespace, files: Files, history: History) -> Orders:
+    """Return how the tests are to be run."""
+    own = files.tests.resolve()
+    return Orders(
+        expression=args.expression,
+        roots=(SCENARIOS, own) if own.is_dir() else (SCENARIOS,),
+        jobs=args.jobs,
+        reruns=args.reruns,
+        until_failure=args.until_failure,
+        denylist=read_denylist(files.denylist, datetime.now(UTC).date()),
+        durations=durations(history.all(topology_key(files, history.store))) if args.jobs > 1 else {},
+    )
+
+
+def facts(record: Record, folder: Path) -> dict[str, object]:
     """Return the outcome for machines."""
-    return {"images": {role: asdict(image) for role, image in images.items()}, "run": asdict(summary)}
+    return {"folder": str(folder), "verdict": record.verdict, **record.model_dump(mode="json")}
 
 
-def table(images: Mapping[Role, Image], summary: Summary) -> str:
+def table(record: Record, folder: Path) -> str:
     """Return the outcome for people."""
     lines = ["", "images"]
-    for role, image in images.items():
-        lines += [f"  {role:7} {image.path}", f"          SHA-256 {image.sha256}, {image.size_bytes / 2**20:,.0f} MiB"]
-    if summary.boot:
-        lines.append(f"boot ({summary.accelerator})")
-        for role, seconds in summary.boot.settled_s.items():
+    for role, image in record.images.items():
+        lines.append(f"  {role:7} SHA-256 {image.sha256}, {image.size_bytes / 2**20:,.0f} MiB")
+    if record.mail_ready_s is not None:
+        lines.append(f"boot ({record.accelerator})")
+        for role, seconds in record.settled_s.items():
             lines.append(f"  {role:7} {seconds:6.1f} s until every unit had started")
-        lines.append(f"  pair    {summary.boot.mail_ready_s:6.1f} s until mail flowed")
-    for message in summary.journeys:
+        lines.append(f"  pair    {record.mail_ready_s:6.1f} s until mail flowed")
+    for message in record.messages:
         lines.append(
             f"message {message.subject!r}, {message.seconds:.1f} s from {message.sender} to {message.recipient}"
         )
-        lines += [f"  {hop}" for hop in message.hops]
-    counts = [f"{list(summary.outcomes.values()).count(o)} {o}" for o in ("passed", "failed", "skipped")]
-    lines.append(f"tests: {', '.join(counts)} in {summary.seconds:.0f} s; details in {summary.report.parent}")
-    if summary.status == NOTHING_SELECTED:
-        lines.append("no test matched the expression")
+        lines += [f"  {hop.text}" for hop in message.hops]
+    for test in record.tests:
+        if test.outcome in (Outcome.FAILED, Outcome.FLAKY, Outcome.DENIED):
+            lines.append(f"{test.outcome}: {test.sentence}")
+            lines += [f"  {line}" for line in (*test.reason.splitlines()[:3], test.tracker) if line]
+    counts = ", ".join(f"{record.counts[outcome]} {outcome}" for outcome in Outcome if record.counts[outcome])
+    lines.append(f"tests: {counts} in {record.seconds:.0f} s; details in {folder}")
+    why = f": {'; '.join(record.left_out)}" if record.verdict is Verdict.PARTIAL else ""
+    lines.append(f"verdict: {record.verdict}{why}")
     return "\n".join(lines)
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise ArgumentTypeError(f"{text!r} is no whole number from {least} to {most}")
+        return int(text)
+
+    return read

@@ -110,7 +110,7 @@ def _interrupt_passed_on(child: int) -> Iterator[None]:
 
 def _first_process(work: Callable[[], T], result: int, apart: int, mapped: int) -> NoReturn:
     """Leave the host's namespaces, wait for the user map, and be the parent of the process that works."""
-    _die_with_parent()
+    die_with_parent()
     try:
         _call("unshare", CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID)
     except OSError as error:
@@ -123,7 +123,7 @@ def _first_process(work: Callable[[], T], result: int, apart: int, mapped: int) 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     worker = os.fork()
     if worker == 0:
-        _die_with_parent()
+        die_with_parent()
         _work(work, result)
     os.close(result)
     # An interrupt at the terminal reaches the worker by itself; one that was sent to us is passed on.
@@ -252,7 +252,8 @@ def bind_over(source: Path, target: Path) -> None:
     _mount(str(source), str(target), None, MS_BIND)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Let the kernel kill this process when the one that started it ends."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

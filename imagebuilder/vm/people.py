@@ -16,7 +16,9 @@ from email.message import EmailMessage
 from email.utils import format_datetime, make_msgid, parsedate_to_datetime
 from ipaddress import IPv4Address, IPv6Address
 
+from imagebuilder.record import Message
 from imagebuilder.topology import Topology
+from imagebuilder.vm import trace
 from imagebuilder.vm.mta import MailServer, Received
 from imagebuilder.vm.verdict import Verdict, judge
 from imagebuilder.vm.waiting import ExpectationError, HopelessError, Patience, Seen, wait_for
@@ -55,37 +57,24 @@ class Delivered:
     @property
     def client_address(self) -> str:
         """Address that our side's own trace says it came from, as the client's Postfix saw it."""
-        for trace in self.message.get_all("Received", []):
-            text = " ".join(str(trace).split())
+        for field_text in self.message.get_all("Received", []):
+            text = " ".join(str(field_text).split())
             if found := re.search(r"from \S+ \(\S* ?\[(?:IPv6:)?([0-9A-Fa-f.:]+)\]\)", text):
                 return found[1]
         raise ExpectationError(f"no Received field of {self.message['subject']!r} names an address")
 
 
-@dataclass(frozen=True)
-class Journey:
-    """A message's way from writer to reader."""
-
-    subject: str
-    sender: str
-    recipient: str
-    seconds: float
-    """From its Date to its arrival."""
-    hops: tuple[str, ...]
-    """Its Received fields, the first hop first."""
-
-
-def journey(message: EmailMessage, recipient: str, *further: str) -> Journey:
-    """Return the way of *message*, which has just arrived, with *further* hops that it does not tell itself."""
+def arrived_message(message: EmailMessage, recipient: str, *further: str) -> Message:
+    """Return the way of *message*, which has just arrived, with *further* Received fields that it does not carry."""
     seconds = (datetime.now(UTC) - parsedate_to_datetime(str(message["Date"]))).total_seconds()
-    return Journey(
-        str(message["Subject"]), str(message["From"]), recipient, max(seconds, 0.0), (*hops(message), *further)
+    return Message(
+        subject=str(message["Subject"]),
+        sender=str(message["From"]),
+        recipient=recipient,
+        seconds=max(seconds, 0.0),
+        hops=trace.hops(message, further),
+        authentication=trace.authentication(message),
     )
-
-
-def hops(message: EmailMessage) -> tuple[str, ...]:
-    """Return the Received fields of *message*, the first hop first. Pure."""
-    return tuple(" ".join(str(trace).split()) for trace in reversed(message.get_all("Received", [])))
 
 
 def letter(sender: str, to: str, subject: str, body: str) -> EmailMessage:
@@ -140,7 +129,7 @@ class Person:
     patience: Patience
     server: str = ""
     """The one name that mail programs are given; left out: the proxy's."""
-    arrived: Callable[[Journey], None] | None = None
+    arrived: Callable[[Message], None] | None = None
     """Told of each message that is received."""
 
     def __post_init__(self) -> None:
@@ -196,7 +185,7 @@ class Person:
         limit = self.patience.seconds(within_s)
         wait_for(f"the message {subject!r} in the mailbox of {self.address}", look, within_s=limit, every_s=1)
         if self.arrived is not None:
-            self.arrived(journey(found[0].message, self.address))
+            self.arrived(arrived_message(found[0].message, self.address))
         return found[0]
 
     def count(self, subject: str) -> int:
@@ -215,8 +204,10 @@ class Stranger:
     patience: Patience
     address: str = f"someone@{STRANGER_DOMAIN}"
     helo: str = f"mx.{STRANGER_DOMAIN}"
-    arrived: Callable[[Journey], None] | None = None
+    arrived: Callable[[Message], None] | None = None
     """Told of each message that is received."""
+    judged: Callable[[str, Verdict, str], None] | None = None
+    """Told of each message that is judged: its subject, the verdict, and whose it is."""
 
     @property
     def ipv4(self) -> IPv4Address:
@@ -305,12 +296,15 @@ class Stranger:
         limit = self.patience.seconds(within_s)
         wait_for(f"the message {subject!r} at the stranger's", look, within_s=limit, every_s=0.5)
         if self.arrived is not None:
-            self.arrived(journey(found[0].message, found[0].recipient, found[0].trace))
+            self.arrived(arrived_message(found[0].message, found[0].recipient, found[0].trace))
         return found[0]
 
     def judge(self, received: Received) -> Verdict:
         """Return what an independent verifier makes of *received*."""
-        return judge(received, self.host)
+        verdict = judge(received, self.host)
+        if self.judged is not None:
+            self.judged(received.subject, verdict, self.helo)
+        return verdict
 
 
 def _bytes(text: bytes | str) -> bytes:

@@ -7,21 +7,40 @@ from pathlib import Path
 
 import pytest
 
+from imagebuilder.errors import ImagebuilderError
 from imagebuilder.topology import Topology
+from imagebuilder.vm.boot_chart import boot_chart_of
+from imagebuilder.vm.complaints import Consoles
+from imagebuilder.vm.ledger import EVIDENCE, FAULT
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.pair import Pair
 from imagebuilder.vm.people import Person, Stranger
+from imagebuilder.vm.qemu import Acceleration
 from imagebuilder.vm.session import Session
+from imagebuilder.vm.sightings import Doors
 from imagebuilder.vm.world import World
 
 
 class Bed:
-    """Give *session* to the tests of one run, and count them."""
+    """Give *session* to the tests of one run."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.outcomes: dict[str, str] = {}
-        """Last word on each test: passed, failed or skipped."""
+        emulated = session.accelerator.kind is Acceleration.TCG
+        self._consoles = Consoles(session.reports, emulated=emulated)
+
+    @pytest.fixture(autouse=True)
+    def quiet_consoles(self, request: pytest.FixtureRequest) -> Iterator[None]:
+        """Fail a test during which a machine complained on its console."""
+        self.session.seen.test = str(request.node.name)
+        yield
+        marker = request.node.get_closest_marker("complaints")
+        expected = tuple(map(str, marker.args)) if marker else ()
+        new = self._consoles.new_complaints(str(request.node.name), expected)
+        self.session.seen.complaints += new
+        if counted := [complaint for complaint in new if complaint.counted]:
+            lines = "".join(f"\n  {each.machine}: {each.kind}: {each.line}" for each in counted)
+            pytest.fail(f"a machine complained on its console:{lines}")
 
     @pytest.fixture
     def bed(self) -> Session:
@@ -41,7 +60,10 @@ class Bed:
     @pytest.fixture
     def pair(self) -> Iterator[Pair]:
         """Both machines, as fresh as when mail first flowed."""
-        yield self.session.fresh()
+        pair = self.session.fresh()
+        if not self.session.seen.charts:
+            self.session.seen.charts = {role: boot_chart_of(machine) for role, machine in pair.machines.items()}
+        yield pair
 
     @pytest.fixture
     def proxy(self, pair: Pair) -> Machine:
@@ -52,6 +74,11 @@ class Bed:
     def client(self, pair: Pair) -> Machine:
         """The machine at home."""
         return pair.client
+
+    @pytest.fixture
+    def doors(self) -> Doors:
+        """Knocks at ports."""
+        return Doors(self.session.seen)
 
     @pytest.fixture
     def stranger(self, pair: Pair) -> Stranger:
@@ -76,23 +103,29 @@ class Bed:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Attach console and journal of each machine to a failure, and keep them."""
         report = yield
-        if report.when == "call" or report.outcome != "passed":
-            self.outcomes[item.nodeid] = report.outcome
-        if report.failed and self.session.pair is not None:
+        if not report.failed:
+            return report
+        if call.excinfo is not None and isinstance(call.excinfo.value, ImagebuilderError):
+            report.user_properties.append((FAULT, "bed"))
+        if self.session.pair is not None:
             for machine in self.session.pair.machines.values():
                 report.sections.append((f"machine {machine.name}", machine.report()))
-            self._keep(item.name)
+            for file in self._keep(item.name):
+                report.user_properties.append((EVIDENCE, file))
         return report
 
-    def _keep(self, test: str) -> None:
+    def _keep(self, test: str) -> Iterator[str]:
+        """Copy what tells of a failure, and yield each copy's place in the folder of this run."""
         folder = self.session.reports / "failures" / re.sub(r"[^\w.-]+", "-", test)
         folder.mkdir(parents=True, exist_ok=True)
         assert self.session.pair is not None
         for machine in self.session.pair.machines.values():
             for file in (machine.console_file, machine.journal_file, machine.messages_file):
-                if file.exists():
+                if file.exists() and file.stat().st_size:
                     shutil.copyfile(file, folder / file.name)
+                    yield str((folder / file.name).relative_to(self.session.reports))
         (folder / "stranger.postfix.txt").write_text(self.session.server.log())
+        yield str((folder / "stranger.postfix.txt").relative_to(self.session.reports))
 
 
 SCENARIOS = Path(__file__).parent / "scenarios"

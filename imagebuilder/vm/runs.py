@@ -1,19 +1,9 @@
-"""What the command line calls: run the acceptance tests, or boot the pair for one command or a prompt."""
+"""What `boot` calls: the booted pair, for one command or a prompt."""
 
-import sys
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
-from dataclasses import dataclass
-from pathlib import Path
-
-import pytest
+from collections.abc import Sequence
 
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.vm.namespace import inside
-from imagebuilder.vm.pair import BootTimes
-from imagebuilder.vm.people import Journey
-from imagebuilder.vm.plugin import SCENARIOS, Bed
 from imagebuilder.vm.prompt import Prompt
 from imagebuilder.vm.readiness import receiving_mailbox
 from imagebuilder.vm.session import Session, Subject, session
@@ -21,72 +11,6 @@ from imagebuilder.vm.world import Host
 
 OUTSIDE = ("stranger", "user", "lan")
 """Hosts that a command can be run from."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """How a run of the acceptance tests went."""
-
-    status: int
-    """0: all that ran passed; 1: something failed; 5: nothing was selected. As pytest's own."""
-    outcomes: Mapping[str, str]
-    """passed, failed or skipped, by test."""
-    seconds: float
-    boot: BootTimes | None
-    """Of the first boot; None when no test needed the pair."""
-    restores_s: tuple[float, ...]
-    """Seconds of each restore."""
-    journeys: tuple[Journey, ...]
-    """The messages that arrived, in this order."""
-    report: Path
-    """JUnit XML."""
-    accelerator: str
-    """kvm or tcg."""
-
-
-def run_scenarios(
-    subject: Subject,
-    *,
-    expression: str | None = None,
-    tests: Sequence[Path] = (SCENARIOS,),
-    pytest_arguments: Sequence[str] = (),
-) -> Summary:
-    """Run the acceptance tests that match *expression* (all: None) on *subject* and return how it went.
-
-    Reports, consoles and journals stay in its folder; nothing else on this machine is changed.
-    """
-
-    def work() -> Summary:
-        started = time.monotonic()
-        with session(subject) as running:
-            bed = Bed(running)
-            report = subject.folder / "junit.xml"
-            argv = ["-c", str(SCENARIOS / "pytest.ini"), "-p", "no:cacheprovider", f"--junit-xml={report}"]
-            argv += [
-                "--rootdir",
-                str(SCENARIOS),
-                "-v",
-                "--capture=tee-sys",
-                "--tb=short",
-                "--durations=0",
-                "--durations-min=1",
-            ]
-            argv += ["-k", expression] if expression else []
-            # Standard output is for the result of the command that called us.
-            with redirect_stdout(sys.stderr):
-                status = pytest.main([*argv, *pytest_arguments, *map(str, tests)], plugins=[bed])
-            return Summary(
-                status=int(status),
-                outcomes=dict(bed.outcomes),
-                seconds=time.monotonic() - started,
-                boot=running.times,
-                restores_s=tuple(running.restores_s),
-                journeys=tuple(running.journeys),
-                report=report,
-                accelerator=str(running.accelerator.kind),
-            )
-
-    return inside(work)
 
 
 def boot_pair(subject: Subject, *, from_host: str = "stranger", command: Sequence[str] = ()) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from imagebuilder.build.image import Image
 from imagebuilder.errors import ImagebuilderError
+from imagebuilder.history import KEPT
 from imagebuilder.run import say
 from imagebuilder.secrets import Secrets, new_password, with_passwords
 from imagebuilder.tools import Tools
@@ -17,9 +18,10 @@ from imagebuilder.topology import PublicKeys, Role, Topology
 from imagebuilder.vm.accelerator import Accelerator, find_accelerator
 from imagebuilder.vm.mta import MailServer
 from imagebuilder.vm.pair import BootTimes, Pair, Saved, boots_linux
-from imagebuilder.vm.people import Journey, Person, Stranger
+from imagebuilder.vm.people import Person, Stranger
 from imagebuilder.vm.qemu import Firmware
 from imagebuilder.vm.readiness import wait_until_mail_flows
+from imagebuilder.vm.sightings import Sightings
 from imagebuilder.vm.waiting import ExpectationError
 from imagebuilder.vm.world import FOLDER, STRANGER_DOMAIN, World
 
@@ -37,6 +39,8 @@ class Subject:
     """Where this run keeps reports; made if need be."""
     cache: Path
     """Where the accelerator that was found is remembered between runs."""
+    keep: bool = False
+    """Whether the machines' disks stay in the folder."""
 
 
 @dataclass
@@ -51,8 +55,8 @@ class Session:
     disks: Path
     times: BootTimes | None = None
     restores_s: list[float] = field(default_factory=list)
-    journeys: list[Journey] = field(default_factory=list)
-    """The messages that arrived, in this order."""
+    seen: Sightings = field(default_factory=Sightings)
+    """What goes into the run's record."""
     _pair: Pair | None = None
     _unbootable: str | None = None
     _saved: Saved | None = None
@@ -133,7 +137,7 @@ class Session:
             self.subject.topology,
             self.world.user,
             self.accelerator.patience,
-            arrived=self.journeys.append,
+            arrived=self.seen.arrived,
         )
 
     def persons(self) -> int:
@@ -147,7 +151,8 @@ class Session:
             self.world.stranger,
             self.server,
             self.accelerator.patience,
-            arrived=self.journeys.append,
+            arrived=self.seen.arrived,
+            judged=self.seen.judged,
         )
 
 
@@ -155,7 +160,7 @@ class Session:
 def session(subject: Subject) -> Iterator[Session]:
     """Yield the running bed of *subject*; to be called inside a namespace."""
     subject.folder.mkdir(parents=True, exist_ok=True)
-    with private_disks(subject.folder) as disks:
+    with private_disks(subject.folder, keep=subject.keep) as disks:
         yield from _running(subject, disks)
 
 
@@ -177,12 +182,19 @@ def _running(subject: Subject, disks: Path) -> Iterator[Session]:
 
 
 @contextmanager
-def private_disks(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder in *folder* for disks, gone afterwards; first remove those that killed runs left."""
+def private_disks(folder: Path, *, keep: bool = False) -> Iterator[Path]:
+    """Yield an empty folder in *folder* for disks, gone afterwards; first remove those that killed runs left.
+
+    With *keep* it has another name, stays, and nobody removes it.
+    """
     for left in folder.parent.glob("*/disks"):
         with suppress(FileNotFoundError), _held(left) as dead:
             if dead:
                 shutil.rmtree(left)
+    if keep:
+        (folder / KEPT).mkdir()
+        yield folder / KEPT
+        return
     new, disks = folder / "disks.new", folder / "disks"
     new.mkdir(exist_ok=True)
     with _held(new):

@@ -31,6 +31,8 @@ TUN = Path("/dev/net/tun")
 FOLDER = Path("/run/bed")
 """Sockets and small files of the world; /run is the namespace's own."""
 TAPS = {Role.PROXY: "tap-proxy", Role.CLIENT: "tap-client"}
+PUBLIC_TCP = (22, 25, 80, 443, 587, 993)
+"""All that the Internet may see of the proxy; WireGuard answers nobody it does not know."""
 STRANGER_DOMAIN = "stranger.example"
 USER_NAME = "roaming.user.example"
 HOME_NAME = "line-2.provider.example"

@@ -6,34 +6,33 @@ import pytest
 
 from imagebuilder.topology import Topology
 from imagebuilder.vm.machine import Machine
-from imagebuilder.vm.scan import answering_tcp_ports, answering_udp_ports
-from imagebuilder.vm.world import World
+from imagebuilder.vm.sightings import Doors
+from imagebuilder.vm.world import PUBLIC_TCP, World
 
-OPEN_TCP = {22, 25, 80, 443, 587, 993}
-"""All that the Internet may see of the proxy; WireGuard answers nobody it does not know."""
+OPEN_TCP = set(PUBLIC_TCP)
 
 
 def test_from_the_internet_exactly_the_tables_ports_answer_by_ipv4(
-    proxy: Machine, world: World, topology: Topology
+    proxy: Machine, world: World, topology: Topology, doors: Doors
 ) -> None:
-    assert answering_tcp_ports(world.stranger, topology.proxy.ipv4.ip) == OPEN_TCP
+    assert doors.tcp(world.stranger, topology.proxy.ipv4.ip, expected=OPEN_TCP) == OPEN_TCP
 
 
 def test_from_the_internet_exactly_the_tables_ports_answer_by_ipv6(
-    proxy: Machine, world: World, topology: Topology
+    proxy: Machine, world: World, topology: Topology, doors: Doors
 ) -> None:
     if topology.proxy.ipv6 is None:
         pytest.skip("the topology has no IPv6")
 
-    assert answering_tcp_ports(world.stranger, topology.proxy.ipv6.ip) == OPEN_TCP
+    assert doors.tcp(world.stranger, topology.proxy.ipv6.ip, expected=OPEN_TCP) == OPEN_TCP
 
 
 def test_from_the_internet_no_udp_port_of_the_proxy_answers_a_stranger(
-    proxy: Machine, world: World, topology: Topology
+    proxy: Machine, world: World, topology: Topology, doors: Doors
 ) -> None:
-    assert answering_udp_ports(world.stranger, topology.proxy.ipv4.ip) == set()
+    assert doors.udp(world.stranger, topology.proxy.ipv4.ip) == set()
     if topology.proxy.ipv6 is not None:
-        assert answering_udp_ports(world.stranger, topology.proxy.ipv6.ip) == set()
+        assert doors.udp(world.stranger, topology.proxy.ipv6.ip) == set()
 
 
 def test_the_only_udp_door_of_the_proxy_is_the_tunnels(proxy: Machine, topology: Topology) -> None:
@@ -44,13 +43,13 @@ def test_the_only_udp_door_of_the_proxy_is_the_tunnels(proxy: Machine, topology:
     assert str(topology.tunnel.port) in outside
 
 
-def test_from_its_own_lan_no_port_of_the_client_answers(client: Machine, world: World) -> None:
+def test_from_its_own_lan_no_port_of_the_client_answers(client: Machine, world: World, doors: Doors) -> None:
     address = world.places.client.ipv4.ip
     assert str(address) in client.succeed("ip -4 -brief address")
 
-    assert answering_tcp_ports(world.lan, address) == set()
-    assert answering_udp_ports(world.lan, address) == set()
+    assert doors.tcp(world.lan, address) == set()
+    assert doors.udp(world.lan, address) == set()
 
 
-def test_from_the_internet_nothing_at_home_answers(client: Machine, world: World) -> None:
-    assert answering_tcp_ports(world.stranger, world.home.ipv4, range(1, 1025)) == set()
+def test_from_the_internet_nothing_at_home_answers(client: Machine, world: World, doors: Doors) -> None:
+    assert doors.tcp(world.stranger, world.home.ipv4, ports=range(1, 1025)) == set()

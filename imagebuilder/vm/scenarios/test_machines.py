@@ -44,6 +44,7 @@ def test_the_root_file_system_can_not_be_written(pair: Pair, role: Role) -> None
     machine.fail("mount -o remount,rw / && touch /usr/bin/new")
 
 
+@pytest.mark.complaints("damaged root", "disk error", "file system error")
 @pytest.mark.parametrize("role", list(Role))
 def test_a_flipped_byte_in_the_root_file_system_is_noticed(pair: Pair, role: Role) -> None:
     machine, partition = pair.machines[role], root_partition(pair.images[role])

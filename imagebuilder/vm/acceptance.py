@@ -1,0 +1,265 @@
+"""What `test` calls: the acceptance tests, in one session of the bed or in several side by side."""
+
+import io
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from imagebuilder.errors import ExitStatus, ImagebuilderError
+from imagebuilder.record import TestResult
+from imagebuilder.run import say
+from imagebuilder.vm.denylist import Denylist
+from imagebuilder.vm.ledger import Ledger
+from imagebuilder.vm.namespace import die_with_parent, inside
+from imagebuilder.vm.pair import BootTimes
+from imagebuilder.vm.plugin import SCENARIOS, Bed
+from imagebuilder.vm.session import Subject, session
+from imagebuilder.vm.shares import shares
+from imagebuilder.vm.sightings import Sightings
+
+JUNIT, OUTPUT = "junit.xml", "output.txt"
+
+
+class WrongTestsError(ImagebuilderError):
+    """The tests that were asked for can't be read."""
+
+    status = ExitStatus.WRONG_INPUT
+
+
+@dataclass(frozen=True)
+class Orders:
+    """How the acceptance tests are to be run."""
+
+    expression: str | None = None
+    """Only tests that match, as pytest's -k has it."""
+    roots: tuple[Path, ...] = (SCENARIOS,)
+    """Folders of tests: ours, and the operator's own."""
+    jobs: int = 1
+    """Sessions side by side, each with a world and a pair of its own."""
+    reruns: int = 0
+    """How often a test that failed is tried again."""
+    until_failure: bool = False
+    """Whether to go on, round after round, until a test fails."""
+    denylist: Denylist | None = None
+    pytest_arguments: tuple[str, ...] = ()
+    durations: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that tests took before, to share them out evenly."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one session saw, or several together."""
+
+    tests: tuple[TestResult, ...]
+    accelerator: str
+    """kvm or tcg."""
+    patience: float
+    boot: BootTimes | None = None
+    """Of the first boot; None when none was needed."""
+    restores_s: tuple[float, ...] = ()
+    sightings: Sightings = field(default_factory=Sightings)
+    rounds: int = 1
+    stopped: bool = False
+    """Whether the operator interrupted it."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The tests that there are."""
+
+    selected: tuple[str, ...]
+    denied: tuple[TestResult, ...]
+    deselected: tuple[str, ...]
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every test, whether it is to run or not."""
+        return (*self.selected, *(test.id for test in self.denied), *self.deselected)
+
+
+def collect(orders: Orders) -> Collected:
+    """Return which tests there are and which of them *orders* want; raise WrongTestsError when they can't be read."""
+    ledger = Ledger(orders.roots, denylist=orders.denylist)
+    arguments = [*_arguments(orders.roots), "--collect-only", "-qq"]
+    arguments += ["-k", orders.expression] if orders.expression else []
+    with _swallowed() as said:
+        status = pytest.main([*arguments, *map(str, orders.roots)], plugins=[ledger])
+    if ledger.complaints:
+        told = "".join(f"\n  {line}" for complaint in ledger.complaints for line in complaint.splitlines()[-6:])
+        raise WrongTestsError(f"these tests can't be read:{told}", hint="python -m py_compile FILE names the place")
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        # The last line is pytest's own sentence, as for an expression that is none.
+        raise WrongTestsError((said() or ["pytest can't read the tests"])[-1], hint='as in: -k "inbox or doors"')
+    return Collected(ledger.selected, ledger.denied, ledger.deselected)
+
+
+def run_scenarios(subject: Subject, orders: Orders, collected: Collected) -> Seen:
+    """Run the *collected* tests on *subject* and return what was seen.
+
+    Reports, consoles and journals stay in its folder; nothing else on this machine is changed.
+    """
+    parts = shares(collected.selected, orders.jobs, orders.durations)
+    if len(parts) > 1:
+        return _side_by_side(subject, orders, parts)
+    # One session tells by pytest's own lines, which say more than ours.
+    return inside(lambda: _one_session(subject, orders, frozenset(collected.selected), None))
+
+
+def _one_session(
+    subject: Subject, orders: Orders, only: frozenset[str], announce: Callable[[TestResult], None] | None
+) -> Seen:
+    with session(subject) as running:
+        rounds, status, ledger = 0, pytest.ExitCode.OK, Ledger(orders.roots)
+        while status == pytest.ExitCode.OK and (rounds == 0 or orders.until_failure):
+            rounds += 1
+            if orders.until_failure:
+                say(f"round {rounds}")
+            ledger = Ledger(orders.roots, only=only, announce=announce)
+            status = _one_round(subject.folder / JUNIT, orders, [Bed(running), ledger])
+        if not ledger.results and status != pytest.ExitCode.INTERRUPTED:
+            raise ImagebuilderError(f"pytest ended with status {int(status)} before any test")
+        return Seen(
+            tests=ledger.results,
+            accelerator=str(running.accelerator.kind),
+            patience=running.accelerator.patience.factor,
+            boot=running.times,
+            restores_s=tuple(running.restores_s),
+            sightings=running.seen,
+            rounds=rounds,
+            stopped=status == pytest.ExitCode.INTERRUPTED,
+        )
+
+
+def _one_round(junit: Path, orders: Orders, plugins: Sequence[object]) -> pytest.ExitCode:
+    arguments = [*_arguments(orders.roots), f"--junit-xml={junit}", "-v", "--capture=tee-sys", "--tb=short"]
+    arguments += ["--durations=0", "--durations-min=1"]
+    arguments += ["--reruns", str(orders.reruns)] if orders.reruns else []
+    # Standard output is for the result of the command that called us.
+    with redirect_stdout(sys.stderr):
+        status = pytest.main([*arguments, *orders.pytest_arguments, *map(str, orders.roots)], plugins=list(plugins))
+    return pytest.ExitCode(status)
+
+
+def _arguments(roots: Sequence[Path]) -> list[str]:
+    """Return what every call of pytest gets: nothing of where we happen to be started."""
+    # A conftest.py above the operator's folder is somebody else's.
+    cut = os.path.commonpath([str(root) for root in roots])
+    return [
+        "-c",
+        str(SCENARIOS / "pytest.ini"),
+        "--rootdir",
+        str(SCENARIOS),
+        "-p",
+        "no:cacheprovider",
+        f"--confcutdir={cut}",
+    ]
+
+
+# --- several sessions
+
+
+def _side_by_side(subject: Subject, orders: Orders, parts: Sequence[tuple[str, ...]]) -> Seen:
+    """Run each of *parts* in a process, world and pair of its own, and return what they saw together."""
+    folders = [subject.folder / f"job-{number}" for number in range(1, len(parts) + 1)]
+    for folder, part in zip(folders, parts, strict=True):
+        folder.mkdir(parents=True)
+        say(f"{folder.name}: {len(part)} tests, told in {folder / OUTPUT}")
+    forked = multiprocessing.get_context("fork")  # what is tested need not travel through a pipe
+    under_way = []
+    for folder, part in zip(folders, parts, strict=True):
+        answer, ours = forked.Pipe(duplex=False)
+        process = forked.Process(
+            target=_job, args=(replace(subject, folder=folder), orders, frozenset(part), ours), name=folder.name
+        )
+        process.start()
+        ours.close()
+        under_way.append((process, answer))
+    seen = [_answer(process.name, answer) for process, answer in under_way]
+    for process, _ in under_way:
+        process.join()
+    _join_junit([folder / JUNIT for folder in folders], subject.folder / JUNIT)
+    return together({folder.name: each for folder, each in zip(folders, seen, strict=True)})
+
+
+def _job(subject: Subject, orders: Orders, only: frozenset[str], answer: Connection) -> None:
+    """Do one job in a process of its own, whose words go to a file, and send what it saw, or why it saw nothing."""
+    die_with_parent()
+    terminal = os.fdopen(os.dup(2), "w", buffering=1)
+    with (subject.folder / OUTPUT).open("w") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+
+    def announce(test: TestResult) -> None:
+        terminal.write(told(test, f"{subject.folder.name}: "))
+
+    try:
+        answer.send(inside(lambda: _one_session(subject, orders, only, announce)))
+    except (ImagebuilderError, AssertionError) as error:
+        answer.send(error)
+
+
+def _answer(name: str, answer: Connection) -> Seen:
+    """Return what the job *name* saw; raise ImagebuilderError when it could not do its part."""
+    try:
+        seen = answer.recv()
+    except EOFError as error:
+        raise ImagebuilderError(f"{name} ended without a word", hint=f"its {OUTPUT} may tell more") from error
+    if not isinstance(seen, Seen):
+        raise ImagebuilderError(f"{name}: {seen}")
+    return seen
+
+
+def together(parts: Mapping[str, Seen]) -> Seen:
+    """Return what the sessions *parts*, by the names of their folders, saw together. Pure."""
+    first, *_ = parts.values()
+    sightings = Sightings()
+    tests: list[TestResult] = []
+    for folder, part in parts.items():
+        for test in part.tests:
+            tests.append(test.model_copy(update={"evidence": tuple(f"{folder}/{file}" for file in test.evidence)}))
+        sightings.messages += part.sightings.messages
+        sightings.doors += part.sightings.doors
+        sightings.complaints += part.sightings.complaints
+        sightings.charts = sightings.charts or part.sightings.charts
+    return Seen(
+        tests=tuple(tests),
+        accelerator=first.accelerator,
+        patience=max(part.patience for part in parts.values()),
+        boot=next((part.boot for part in parts.values() if part.boot), None),
+        restores_s=tuple(seconds for part in parts.values() for seconds in part.restores_s),
+        sightings=sightings,
+        rounds=max(part.rounds for part in parts.values()),
+        stopped=any(part.stopped for part in parts.values()),
+    )
+
+
+def _join_junit(parts: Sequence[Path], whole: Path) -> None:
+    root = ElementTree.Element("testsuites")
+    for part in parts:
+        if part.exists():
+            root.extend(ElementTree.parse(part).getroot())
+    ElementTree.ElementTree(root).write(whole, encoding="utf-8", xml_declaration=True)
+
+
+# --- telling
+
+
+def told(test: TestResult, prefix: str = "") -> str:
+    """Return a line about how *test* ended. Pure."""
+    return f"{prefix}{test.outcome:7} {test.seconds:6.1f} s  {test.sentence}\n"
+
+
+@contextmanager
+def _swallowed() -> Iterator[Callable[[], list[str]]]:
+    """Keep what is printed from the terminal, and give a way to look at its lines."""
+    heard = io.StringIO()
+    with redirect_stdout(heard), redirect_stderr(heard):
+        yield lambda: [line for line in heard.getvalue().splitlines() if line.strip()]
