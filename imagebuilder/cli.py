@@ -3,7 +3,7 @@
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -32,8 +32,8 @@ COMMANDS = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
+def parser(named: Container[str]) -> argparse.ArgumentParser:
+    """Return the parser of all commands, with the arguments of those in *named*: each costs an import of its module."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("-t", "--topology", type=Path, default=Path("topology.toml"), metavar="PATH")
     common.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -45,13 +45,15 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary, parents=[common])
-        import_module(f"imagebuilder.commands.{name}").arguments(command)
+        if name in named:
+            import_module(f"imagebuilder.commands.{name}").arguments(command)
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (default: the process's) and return its exit status."""
-    args = parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = parser(argv).parse_args(argv)
     run.verbose = args.verbose
     for number in (signal.SIGTERM, signal.SIGHUP):
         # As Ctrl-C: what runs is ended, what is half made is removed.

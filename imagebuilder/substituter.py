@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import aiohttp
 import fsspec  # type: ignore[import-untyped]
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -27,12 +26,18 @@ if TYPE_CHECKING:
 
 PAYLOAD_TYPE = "application/vnd.imagebuilder.output+json"
 
-FAILURES = (OSError, ValueError, ImportError, RuntimeError, aiohttp.ClientError)
-"""What the file systems of fsspec raise when something can't be had."""
+
+def failures() -> tuple[type[Exception], ...]:
+    """Return what the file systems of fsspec raise when something can't be had."""
+    import aiohttp  # only here: its import costs more than a build that finds nothing to do
+
+    return (OSError, ValueError, ImportError, RuntimeError, aiohttp.ClientError)
 
 
 def _unanswered(reason: BaseException | None) -> bool:
     """Say whether *reason*, which fsspec takes for a missing file, is that nobody answered."""
+    import aiohttp
+
     if isinstance(reason, aiohttp.ClientResponseError):
         return reason.status >= 500
     return isinstance(reason, (aiohttp.ClientError, OSError, ValueError)) and not isinstance(reason, FileNotFoundError)
@@ -110,7 +115,7 @@ class Substituter:
     def _failures_explained(self) -> Iterator[None]:
         try:
             yield
-        except FAILURES as error:
+        except failures() as error:
             reason = error.__cause__ if isinstance(error, FileNotFoundError) else error
             if isinstance(error, FileNotFoundError) and not _unanswered(reason):
                 raise
