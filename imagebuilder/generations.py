@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from imagebuilder import __version__
 from imagebuilder.errors import ExitStatus, ImagebuilderError
 from imagebuilder.plan import NPM_PROJECT, Plan
+from imagebuilder.signing import Envelope
 from imagebuilder.statement import Sha256
 from imagebuilder.store import Store
 from imagebuilder.topology import Role
@@ -23,6 +24,7 @@ from imagebuilder.tree import Tree, archive, from_archive
 
 RECORD = "generation.json"
 INPUTS = "inputs"
+LOCK = "topology.lock"
 NPM_LOCK = "package-lock.json"
 PROVENANCE = "provenance.json"
 SHIPMENTS = "shipments.jsonl"
@@ -119,6 +121,10 @@ class Generation:
             raise self._damaged(f"{INPUTS}/{name} has changed")
         return content
 
+    def inputs(self) -> dict[str, bytes]:
+        """Return the copies of all the operator's files by name."""
+        return {name: self.input(name) for name in self.record.inputs}
+
     def npm_lock(self) -> str:
         """Return the copy of npm's lock, package-lock.json, which is imagebuilder's own input."""
         return self._read(NPM_LOCK).decode()
@@ -148,8 +154,13 @@ class Generation:
                     found.append(entry)
         return tuple(found)
 
-    def same_as(self, plan: Plan, images: Mapping[Role, BuiltImage]) -> bool:
-        """Say whether building *plan* gave what this generation is."""
+    def same_as(self, plan: Plan, images: Mapping[Role, BuiltImage], inputs: Mapping[str, bytes]) -> bool:
+        """Say whether building *plan* gave what this generation is, from the same lock.
+
+        Another topology that means the same, as with another comment, makes no difference.
+        """
+        if hashlib.sha256(inputs.get(LOCK, b"")).hexdigest() != self.record.inputs.get(LOCK):
+            return False
         digests = {role: image.sha256 for role, image in images.items()}
         return self.record.steps == steps_of(plan) and self.digests == digests
 
@@ -192,8 +203,6 @@ class Generations:
         plan: Plan,
         images: Mapping[Role, BuiltImage],
         inputs: Mapping[str, bytes],
-        *,
-        provenance: str | None = None,
     ) -> Generation:
         """Return the generation of this build: a new one, or the latest when nothing differs from it.
 
@@ -201,11 +210,11 @@ class Generations:
         """
         for _ in range(1000):
             latest = self.latest()
-            if latest is not None and latest.same_as(plan, images):
+            if latest is not None and latest.same_as(plan, images, inputs):
                 return latest
             number = latest.number + 1 if latest else 1
             with self.store.workspace() as workspace, contextlib.suppress(_TakenError):
-                self._write(workspace / "generation", number, plan, images, inputs, provenance)
+                self._write(workspace / "generation", number, plan, images, inputs)
                 return _read(_moved(workspace / "generation", self.folder / str(number)))
         raise AssertionError(self.folder)
 
@@ -216,7 +225,6 @@ class Generations:
         plan: Plan,
         images: Mapping[Role, BuiltImage],
         inputs: Mapping[str, bytes],
-        provenance: str | None,
     ) -> None:
         record = Record(
             number=number,
@@ -231,17 +239,10 @@ class Generations:
         files = {f"{INPUTS}/{name}": content for name, content in inputs.items()}
         files |= {f"{role}.tar": archive(role_plan.tree, epoch=0) for role, role_plan in plan.roles.items()}
         files[NPM_LOCK] = (NPM_PROJECT / NPM_LOCK).read_bytes()
-        if provenance is not None:
-            files[PROVENANCE] = provenance.encode() + b"\n"
         # The record last: whoever sees a generation's record finds the rest.
         files[RECORD] = record.model_dump_json(indent=2).encode() + b"\n"
         for name, content in files.items():
-            path = folder / PurePosixPath(name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            _write(folder / PurePosixPath(name), content)
 
 
 class _TakenError(Exception):
@@ -267,6 +268,22 @@ def generations_in(folder: Path) -> Iterator[Generation]:
         # One may be removed while we look.
         with contextlib.suppress(FileNotFoundError):
             yield _read(folder / str(number))
+
+
+def keep_provenance(store: Store, generation: Generation, envelope: Envelope) -> None:
+    """Put *envelope* beside the record of *generation*, in place of another one if that is there."""
+    content = envelope.to_json().encode() + b"\n"
+    with store.workspace() as workspace:
+        _write(workspace / PROVENANCE, content)
+        (workspace / PROVENANCE).replace(generation.provenance)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _numbers(folder: Path) -> list[int]:

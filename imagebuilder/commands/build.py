@@ -3,6 +3,7 @@
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
+from pathlib import Path
 
 from imagebuilder.build.image import Image
 from imagebuilder.commands.files import Files
@@ -18,6 +19,12 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--generation", type=int, metavar="N", help="give generation N again, whatever the topology says by now"
     )
+    parser.add_argument(
+        "--sign-with",
+        type=Path,
+        metavar="FILE",
+        help="sign how it was made with this private OpenSSH key (also IMAGEBUILDER_SIGNING_KEY)",
+    )
     source_arguments(parser)
 
 
@@ -26,7 +33,7 @@ def run(args: Namespace) -> int:
     files, store, sources = Files(args.topology), the_store(), sources_of(args)
     images: Mapping[Role, Image]
     if args.generation is None:
-        built, generation = build_recorded(files, store, sources)
+        built, generation = build_recorded(files, store, sources, sign_with=args.sign_with)
         images, made = built.images, bool(built.made)
     else:
         generation = Generations(store, files.topology).find(args.generation)

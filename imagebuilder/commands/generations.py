@@ -54,6 +54,7 @@ def facts(generation: Generation, *, attested: bool) -> dict[str, Any]:
         },
         "attested": attested,
         "shipments": generation.shipped(),
+        "provenance": str(generation.provenance) if generation.provenance.exists() else None,
         "folder": str(generation.folder),
     }
 

@@ -2,23 +2,37 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from imagebuilder.build.image import Image, command_line
 from imagebuilder.commands.files import Files
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.fetch import Sources
-from imagebuilder.generations import BuiltImage, Generation, Generations, steps_of
+from imagebuilder.generations import BuiltImage, Generation, Generations, keep_provenance, steps_of
 from imagebuilder.pipeline import Built, build
+from imagebuilder.provenance import provenance
+from imagebuilder.signing import configured_signing_key, sign
+from imagebuilder.statement import PAYLOAD_TYPE
 from imagebuilder.store import Store
 from imagebuilder.topology import Role, load_topology
 
 
-def build_recorded(files: Files, store: Store, sources: Sources) -> tuple[Built, Generation]:
-    """Build what *files* say, and return it with its generation, a new one if anything is new."""
+def build_recorded(
+    files: Files, store: Store, sources: Sources, *, sign_with: Path | None = None
+) -> tuple[Built, Generation]:
+    """Build what *files* say, and return it with its generation, a new one if anything is new.
+
+    How it was made is signed by the key in *sign_with* or that of the environment; a key that is wrong is reported
+    before anything is built.
+    """
+    key = configured_signing_key(sign_with)
     inputs, plan = inputs_of(files), files.plan()
     built = build(store, plan, sources)
-    return built, Generations(store, files.topology).record(plan, images_of(built.images), inputs)
+    generation = Generations(store, files.topology).record(plan, images_of(built.images), inputs)
+    if key is not None or not generation.provenance.exists():
+        said = provenance(plan, generation.inputs(), generation.digests, generation.npm_lock())
+        keep_provenance(store, generation, sign(PAYLOAD_TYPE, said.to_bytes(), key))
+    return built, generation
 
 
 def build_again(generation: Generation, store: Store, sources: Sources) -> tuple[Mapping[Role, Image], bool]:

@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from imagebuilder.cli import main
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.sources import the_store
 from imagebuilder.generations import Generations
 from imagebuilder.pipeline import Built
+from imagebuilder.provenance import read_claim
+from imagebuilder.signing import read_signing_key
 from imagebuilder.topology import Role
 
 
@@ -62,3 +66,17 @@ def test_a_generation_whose_images_are_gone_is_made_again_bit_by_bit(
     assert [(c["what"], c["old"], c["new"]) for c in found["topology"]] == [("tunnel.mtu", "1420", "1331")]
     assert found["partitions"] == {}
     assert found["unbuilt"] == []
+
+
+@pytest.mark.accept
+def test_the_provenance_of_a_build_is_signed_by_the_configured_key(site: Path, tmp_path: Path) -> None:
+    pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    (tmp_path / "key").write_bytes(pem)
+    key = read_signing_key(tmp_path / "key")
+
+    assert main(["build", "-t", str(site), "--sign-with", str(tmp_path / "key")]) == 0
+
+    generation = Generations(the_store(), site).find(1)
+    claim = read_claim(generation.provenance.read_bytes(), [key.public], source="provenance.json")
+    assert claim.obstacles(Files(site).plan(), generation.inputs()) == ()
+    assert claim.refuted(generation.digests) == ()

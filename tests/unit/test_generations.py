@@ -14,9 +14,11 @@ from imagebuilder.generations import (
     Generations,
     NoSuchGenerationError,
     every_topology,
+    keep_provenance,
     steps_of,
 )
 from imagebuilder.plan import Plan, plan
+from imagebuilder.signing import Envelope, sign
 from imagebuilder.store import Store
 from imagebuilder.topology import Role
 
@@ -125,3 +127,23 @@ def test_a_damaged_copy_is_one_sentence(generations: Generations) -> None:
         generation.input("topology.toml")
     with pytest.raises(ImagebuilderError, match=r"generation 1 is damaged: proxy\.tar is missing"):
         generation.tree(Role.PROXY)
+
+
+def test_another_lock_makes_a_generation_even_if_it_means_the_same(generations: Generations) -> None:
+    record(generations, planned())
+    inputs = inputs_of(REFERENCE)
+    comment = inputs | {"topology.toml": b"# a comment\n" + inputs["topology.toml"]}
+    lock = inputs | {"topology.lock": b"# a comment\n" + inputs["topology.lock"]}
+
+    assert generations.record(planned(), images(), comment).number == 1
+    assert generations.record(planned(), images(), lock).number == 2
+
+
+def test_a_provenance_may_be_signed_later(generations: Generations) -> None:
+    generation = record(generations, planned())
+    assert not generation.provenance.exists()
+
+    for payload in (b"one", b"two"):
+        envelope = sign("text/plain", payload, None)
+        keep_provenance(generations.store, generation, envelope)
+        assert Envelope.from_json(generation.provenance.read_bytes()) == envelope
