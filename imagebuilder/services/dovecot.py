@@ -9,6 +9,9 @@ from imagebuilder.topology import Role
 IMAPS_PORT = 10993
 """Where the proxy hands on port 993, on the client's tunnel address."""
 
+SIEVE_PORT = 4190
+"""ManageSieve (RFC 5804), on the client's tunnel address; the proxy passes it to nobody."""
+
 
 @dataclass(frozen=True)
 class MailboxRow:
@@ -42,6 +45,8 @@ class DovecotValues(Values):
     """Our own address in the tunnel."""
     imaps_port: int
     """Where users' connections come in."""
+    sieve_port: int
+    """Where scripts are managed, by those inside the tunnel."""
     local_port: int
     """Where Postfix takes replies and redirections of scripts."""
     mailboxes: tuple[MailboxRow, ...]
@@ -67,6 +72,7 @@ def dovecot_values(site: Site) -> DovecotValues:
         proxy_address=str(topology.tunnel.proxy_address),
         client_address=str(topology.tunnel.client_address),
         imaps_port=IMAPS_PORT,
+        sieve_port=SIEVE_PORT,
         local_port=LOCAL_PORT,
         mailboxes=tuple(MailboxRow(box.address, box.quota_mib) for box in boxes),
         scripts=tuple(ScriptRow(box.address, tmpfiles_argument(box.sieve)) for box in boxes if box.sieve),

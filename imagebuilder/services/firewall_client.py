@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from imagebuilder.services.acme import CHALLENGE_PORT
 from imagebuilder.services.base import Service, Site, Values
-from imagebuilder.services.dovecot import IMAPS_PORT
+from imagebuilder.services.dovecot import IMAPS_PORT, SIEVE_PORT
 from imagebuilder.services.postfix import RELAY_PORT, SUBMISSION_PORT
 from imagebuilder.topology import Role
 
@@ -23,7 +23,7 @@ class FirewallClientValues(Values):
     tunnel_network: str
     """The tunnel's network."""
     ports: str
-    """TCP ports that the proxy reaches: SSH, SMTP, certificates, submission, IMAPS."""
+    """TCP ports that the proxy reaches: SSH, SMTP, ManageSieve, certificates, submission, IMAPS."""
     mail_ports: str
     """TCP ports that nothing may go to by the line at home."""
     mss: int
@@ -42,7 +42,7 @@ def firewall_client_values(site: Site) -> FirewallClientValues:
         proxy_address=str(tunnel.proxy_address),
         client_address=str(tunnel.client_address),
         tunnel_network=str(tunnel.network),
-        ports=port_set(22, 25, CHALLENGE_PORT, SUBMISSION_PORT, IMAPS_PORT),
+        ports=port_set(22, 25, SIEVE_PORT, CHALLENGE_PORT, SUBMISSION_PORT, IMAPS_PORT),
         mail_ports=port_set(25, 465, 587, RELAY_PORT),
         mss=tunnel.mtu - TCP_IPV4_HEADERS_BYTES,
     )

@@ -17,6 +17,11 @@ RELAY_PORT = 2526
 LOCAL_PORT = 10025
 """Where this host's own programs hand in mail, on the loopback address."""
 
+FORWARD_PORT = 10026
+"""Where mail that only passes by gets a sender of ours, on the loopback address."""
+SRS_FORWARD_PORT, SRS_REVERSE_PORT = 10001, 10002
+"""Where PostSRSd answers, on the loopback address."""
+
 ROLE_NAMES = ("postmaster", "abuse")
 """Local parts that every mail domain has to answer (RFC 5321 section 4.5.1, RFC 2142 section 4)."""
 NOBODY = "nobody"
@@ -51,6 +56,12 @@ class PostfixValues(Values):
     """Where users' mail comes in."""
     local_port: int
     """Where this host's own programs hand in mail."""
+    forward_port: int
+    """Where mail that only passes by gets a sender of ours."""
+    srs_forward_port: int
+    """Where to ask for that sender."""
+    srs_reverse_port: int
+    """Where to ask who it was."""
     relay_port: int
     """Where the proxy takes outgoing mail."""
     max_message_bytes: int
@@ -136,6 +147,9 @@ def postfix_values(site: Site) -> PostfixValues:
         tunnel_network=str(topology.tunnel.network),
         submission_port=SUBMISSION_PORT,
         local_port=LOCAL_PORT,
+        forward_port=FORWARD_PORT,
+        srs_forward_port=SRS_FORWARD_PORT,
+        srs_reverse_port=SRS_REVERSE_PORT,
         relay_port=RELAY_PORT,
         max_message_bytes=max(domain.max_message_mib for domain in topology.mail.domains) * MIB + TRACE_BYTES,
         domains=tuple(sorted(domain.name for domain in topology.mail.domains)),

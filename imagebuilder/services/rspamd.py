@@ -8,6 +8,9 @@ from imagebuilder.topology import Role
 CREDENTIALS = "/run/credentials/rspamd.service"
 """Where systemd puts the credentials of that unit (systemd.exec(5))."""
 
+GREYLIST_SHARE = 2, 3
+"""Of the score of Junk: what looks doubtful, and isn't yet filed there."""
+
 
 @dataclass(frozen=True)
 class DkimKey:
@@ -27,13 +30,29 @@ class RspamdValues(Values):
 
     keys: tuple[DkimKey, ...]
     """One per mail domain."""
+    reject_score: int
+    """From here on mail is refused."""
+    junk_score: int
+    """From here on it is filed under Junk."""
+    greylist_score: int
+    """From here on an unknown sender is put off once; 0: never."""
+    user_hourly: int
+    """Most messages of a user in an hour."""
+    source_hourly: int
+    """Most messages of one address outside in an hour."""
 
 
 def rspamd_values(site: Site) -> RspamdValues:
     """Return the values of Rspamd."""
+    wanted = site.topology.filter
     domains = sorted((domain.name, domain.dkim_selector) for domain in site.topology.mail.domains)
     return RspamdValues(
-        keys=tuple(DkimKey(name, selector, f"{CREDENTIALS}/dkim.{name}.{selector}.key") for name, selector in domains)
+        keys=tuple(DkimKey(name, selector, f"{CREDENTIALS}/dkim.{name}.{selector}.key") for name, selector in domains),
+        reject_score=wanted.reject_score,
+        junk_score=wanted.junk_score,
+        greylist_score=max(1, wanted.junk_score * GREYLIST_SHARE[0] // GREYLIST_SHARE[1]) if wanted.greylisting else 0,
+        user_hourly=wanted.user_messages_per_hour,
+        source_hourly=wanted.source_messages_per_hour,
     )
 
 

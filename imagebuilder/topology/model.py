@@ -26,8 +26,8 @@ from imagebuilder.topology.names import (
 )
 
 __all__ = [
-    "Acme", "Admin", "Client", "HostName", "Mail", "MailAddress", "MailAlias", "MailDomain", "Mailbox", "Model",
-    "Proxy", "Role", "Suite", "Topology", "Tunnel",
+    "Acme", "Admin", "Client", "Filter", "HostName", "Mail", "MailAddress", "MailAlias", "MailDomain", "Mailbox",
+    "Model", "Proxy", "Role", "Suite", "Topology", "Tunnel",
 ]  # fmt: skip
 
 
@@ -162,6 +162,21 @@ class Mail(Model):
     """Addresses that stand for others."""
 
 
+class Filter(Model):
+    """What is done with mail that looks like spam, and how much anybody may send."""
+
+    reject_score: Annotated[Whole, Field(ge=5, le=1000)] = 15
+    """Rspamd's score from which mail is refused in the dialogue, so that its sender hears of it."""
+    junk_score: Annotated[Whole, Field(ge=1, le=1000)] = 6
+    """Score from which mail is filed under Junk; below reject_score."""
+    greylisting: Switch = False
+    """True: doubtful mail of an unknown sender is put off once, for five minutes."""
+    user_messages_per_hour: Annotated[Whole, Field(ge=1, le=100_000)] = 200
+    """Most messages that a mailbox may send within an hour; more are put off."""
+    source_messages_per_hour: Annotated[Whole, Field(ge=10, le=1_000_000)] = 2000
+    """Most messages that one address outside may send us within an hour; more are put off."""
+
+
 class Admin(Model):
     """Who runs the two hosts."""
 
@@ -206,5 +221,6 @@ class Topology(Model):
     client: Client
     tunnel: Tunnel = Tunnel()
     mail: Mail
+    filter: Filter = Filter()
     admin: Admin
     acme: Acme = Acme()

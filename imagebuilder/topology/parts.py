@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from imagebuilder.topology.model import Admin, Client, MailAlias, Mailbox, MailDomain, Model, Proxy, Tunnel
+from imagebuilder.topology.model import Admin, Client, Filter, MailAlias, Mailbox, MailDomain, Model, Proxy, Tunnel
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 
@@ -28,6 +28,7 @@ class Parts:
     client: Client | None
     tunnel: Tunnel | None
     admin: Admin | None
+    filter: Filter | None
     domains: Rows[MailDomain]
     mailboxes: Rows[Mailbox]
     aliases: Rows[MailAlias]
@@ -56,6 +57,7 @@ def parts_of(document: Mapping[str, Any], doubtful: frozenset[str]) -> Parts:
         client=salvaged(Client, document.get("client")),
         tunnel=salvaged(Tunnel, document.get("tunnel", {})),
         admin=salvaged(Admin, document.get("admin")),
+        filter=salvaged(Filter, document.get("filter", {})),
         domains=_rows(MailDomain, mail.get("domains", ()), "mail.domains"),
         mailboxes=_rows(Mailbox, mail.get("mailboxes", ()), "mail.mailboxes"),
         aliases=_rows(MailAlias, mail.get("aliases", ()), "mail.aliases"),

@@ -62,6 +62,7 @@ def mail_problems(parts: Parts) -> Iterator[Problem]:
     yield from _targets(parts, directory)
     yield from _admin(parts, directory)
     yield from _loops(parts, directory)
+    yield from _filter(parts)
 
 
 def written_addresses(parts: Parts) -> Iterator[tuple[str, str]]:
@@ -103,6 +104,15 @@ def no_such_domain(address: str, hosted: frozenset[str]) -> str:
     domain = address.partition("@")[2]
     close = suggestion(domain, sorted(hosted), likeness=0.8)
     return f"{address!r}: no such mail domain{close or '; there are ' + ', '.join(sorted(hosted))}"
+
+
+def _filter(parts: Parts) -> Iterator[Problem]:
+    """Yield scores that leave no room for Junk."""
+    wanted = parts.filter
+    if wanted and wanted.junk_score >= wanted.reject_score and not parts.doubts("filter"):
+        yield Problem(
+            "filter.junk_score", f"{wanted.junk_score} is not below filter.reject_score, {wanted.reject_score}"
+        )
 
 
 def _domains(parts: Parts) -> Iterator[Problem]:

@@ -86,6 +86,13 @@ send_only = true
 address = "team@example.org"
 targets = ["alice@example.org", "bob@example.org"]
 
+[[mail.aliases]]
+address = "away@example.org"
+targets = ["friend@stranger.example"]
+
+[filter]
+user_messages_per_hour = 20
+
 [admin]
 email = "admin@elsewhere.example"
 """
@@ -277,8 +284,8 @@ class ClientRoom:
             Path("/proc/sys/net/ipv4/ip_nonlocal_bind").write_text("1")
         self.client(["nft", "-f", "/etc/nftables.conf"])
         self.daemon("unbound", ["unbound", "-d", "-p"], user="unbound", capability="net_bind_service")
-        for folder, user in (("valkey", "valkey"), ("rspamd", "_rspamd")):
-            self.client(["install", "-d", "-m", "0750", "-o", user, "-g", user, f"/run/{folder}"])
+        for folder, user, mode in (("valkey", "valkey", "0750"), ("rspamd", "_rspamd", "0755")):
+            self.client(["install", "-d", "-m", mode, "-o", user, "-g", user, f"/run/{folder}"])
         self.daemon("valkey", ["valkey-server", "/etc/valkey/valkey.conf"], user="valkey")
         self._credentials("rspamd.service", "_rspamd", "dkim.")
         self.until(lambda: (self.root / "run/valkey/valkey.sock").exists(), "Valkey")
@@ -290,8 +297,19 @@ class ClientRoom:
             if key == "ExecStartPre":
                 self.client(shlex.split(command.lstrip("-").replace("%d", "/run/credentials/dovecot.service")))
         self.daemon("dovecot", ["dovecot", "-F"])
+        self._start_postsrsd()
         self.client(["postfix", "check"])
         self.daemon("postfix", ["/usr/lib/postfix/sbin/master", "-d"])
+
+    def _start_postsrsd(self) -> None:
+        self.client(["install", "-d", "-m", "0700", "-o", "postsrsd", "-g", "postsrsd", "/var/lib/postsrsd"])
+        unit = (self.root / "etc/systemd/system/postsrsd.service").read_text()
+        settings = dict(line.split("=", 1) for line in unit.splitlines() if line.startswith("Exec"))
+        in_folder = ["env", "--chdir=/var/lib/postsrsd"]
+        with entered("client"):
+            argv = self.argv([*in_folder, *shlex.split(settings["ExecStartPre"])], user="postsrsd")
+            subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+        self.daemon("postsrsd", [*in_folder, *shlex.split(settings["ExecStart"])], user="postsrsd")
 
     def _proxys_part(self) -> None:
         """Take what the client sends out."""

@@ -63,5 +63,7 @@ class Stories:
 
 
 def last_words(lines: list[str]) -> str:
-    """Return the end of what was said, without what Rspamd tells of itself."""
-    return "\n".join(line for line in lines if not line.startswith("rspamd: (main)"))[-6000:]
+    """Return the end of what was said, of Rspamd only its verdicts and its complaints."""
+    wanted = ("rspamd_task_write_log", "error", "cannot")
+    kept = (line for line in lines if not line.startswith("rspamd: ") or any(word in line for word in wanted))
+    return "\n".join(kept)[-6000:]

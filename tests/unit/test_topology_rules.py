@@ -46,6 +46,12 @@ def test_the_suite_that_cannot_be_built_is_refused_with_the_one_that_can() -> No
     }
 
 
+def test_junk_begins_below_what_is_refused() -> None:
+    document = site() | {"filter": {"reject_score": 8, "junk_score": 9}}
+
+    assert set(problems(document)) == {"filter.junk_score"}
+
+
 # --- host names
 
 
