@@ -2,6 +2,8 @@
 
 from imagebuilder.services import (
     acme,
+    ban_door,
+    ban_report,
     caddy,
     certificate,
     dovecot,
@@ -34,6 +36,7 @@ SERVICES: tuple[Service, ...] = (
     network_proxy.SERVICE,
     firewall_proxy.SERVICE,
     haproxy.SERVICE,
+    ban_door.SERVICE,
     caddy.SERVICE,
     haraka_in.SERVICE,
     haraka_out.SERVICE,
@@ -46,6 +49,7 @@ SERVICES: tuple[Service, ...] = (
     valkey.SERVICE,
     dovecot.SERVICE,
     acme.SERVICE,
+    ban_report.SERVICE,
 )
 
 __all__ = ["SERVICES", "Service", "Site", "Values"]

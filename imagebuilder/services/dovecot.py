@@ -9,6 +9,8 @@ from imagebuilder.topology import Role
 IMAPS_PORT = 10993
 """Where the proxy hands on port 993, on the client's tunnel address."""
 
+POLICY_PORT = 10024
+"""Where logins are reported, on the loopback address."""
 SIEVE_PORT = 4190
 """ManageSieve (RFC 5804), on the client's tunnel address; the proxy passes it to nobody."""
 
@@ -47,6 +49,8 @@ class DovecotValues(Values):
     """Where users' connections come in."""
     sieve_port: int
     """Where scripts are managed, by those inside the tunnel."""
+    policy_port: int
+    """Where logins are reported."""
     local_port: int
     """Where Postfix takes replies and redirections of scripts."""
     mailboxes: tuple[MailboxRow, ...]
@@ -73,6 +77,7 @@ def dovecot_values(site: Site) -> DovecotValues:
         client_address=str(topology.tunnel.client_address),
         imaps_port=IMAPS_PORT,
         sieve_port=SIEVE_PORT,
+        policy_port=POLICY_PORT,
         local_port=LOCAL_PORT,
         mailboxes=tuple(MailboxRow(box.address, box.quota_mib) for box in boxes),
         scripts=tuple(ScriptRow(box.address, tmpfiles_argument(box.sieve)) for box in boxes if box.sieve),

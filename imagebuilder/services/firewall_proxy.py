@@ -1,7 +1,9 @@
 """What reaches the proxy. Pure."""
 
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
+from imagebuilder.services.ban_door import DOOR_PORT
 from imagebuilder.services.base import Service, Site, Values
 from imagebuilder.services.haproxy import IMAPS_PORT, SUBMISSION_PORT
 from imagebuilder.services.haraka_out import RELAY_PORT
@@ -25,6 +27,14 @@ class FirewallProxyValues(Values):
     """Our end of the tunnel."""
     client_address: str
     """The other end."""
+    ban_door_port: int
+    """Where the client names who guesses passwords."""
+    ban_minutes: int
+    """How long such an address is kept out."""
+    spared_4: tuple[str, ...]
+    """IPv4 networks that no ban touches: our own, and those of the topology."""
+    spared_6: tuple[str, ...]
+    """The same for IPv6."""
     relay_port: int
     """Where the client hands over mail for the Internet."""
     wireguard_port: int
@@ -35,15 +45,26 @@ class FirewallProxyValues(Values):
     """Largest TCP payload in one packet of the tunnel, in bytes."""
 
 
+def disjoint(version: int, *networks: IPv4Network | IPv6Network) -> tuple[str, ...]:
+    """Return those of *networks* that are of the IP *version*, sorted, none within another."""
+    if version == 4:
+        return tuple(map(str, collapse_addresses(one for one in networks if isinstance(one, IPv4Network))))
+    return tuple(map(str, collapse_addresses(one for one in networks if isinstance(one, IPv6Network))))
+
+
 def firewall_proxy_values(site: Site) -> FirewallProxyValues:
     """Return the values of the proxy's firewall."""
-    tunnel = site.topology.tunnel
+    tunnel, proxy, bans = site.topology.tunnel, site.topology.proxy, site.topology.bans
     return FirewallProxyValues(
         dhcp=site.topology.proxy.dhcp,
         tunnel_interface="wg0",
         tunnel_network=str(tunnel.network),
         proxy_address=str(tunnel.proxy_address),
         client_address=str(tunnel.client_address),
+        ban_door_port=DOOR_PORT,
+        ban_minutes=bans.ban_minutes,
+        spared_4=disjoint(4, ip_network("127.0.0.0/8"), tunnel.network, ip_network(proxy.ipv4.ip), *bans.never),
+        spared_6=disjoint(6, ip_network("::1"), *([ip_network(proxy.ipv6.ip)] if proxy.ipv6 else []), *bans.never),
         relay_port=RELAY_PORT,
         wireguard_port=tunnel.port,
         user_ports=(SUBMISSION_PORT, IMAPS_PORT),

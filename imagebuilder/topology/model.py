@@ -14,6 +14,7 @@ from imagebuilder.topology.names import (
     HostV6,
     HttpsUrl,
     MailAddress,
+    Network,
     NetworkV4,
     Pem,
     Provider,
@@ -26,8 +27,8 @@ from imagebuilder.topology.names import (
 )
 
 __all__ = [
-    "Acme", "Admin", "Client", "Filter", "HostName", "Mail", "MailAddress", "MailAlias", "MailDomain", "Mailbox",
-    "Model", "Proxy", "Role", "Suite", "Topology", "Tunnel",
+    "Acme", "Admin", "Bans", "Client", "Filter", "HostName", "Mail", "MailAddress", "MailAlias", "MailDomain",
+    "Mailbox", "Model", "Proxy", "Role", "Suite", "Topology", "Tunnel",
 ]  # fmt: skip
 
 
@@ -177,6 +178,19 @@ class Filter(Model):
     """Most messages that one address outside may send us within an hour; more are put off."""
 
 
+class Bans(Model):
+    """Who guesses passwords is kept from submission and IMAP, at the proxy's firewall, for a while."""
+
+    wrong_passwords: Annotated[Whole, Field(ge=3, le=1000)] = 10
+    """Different wrong passwords from one address (a /64 with IPv6) that make a ban; one tried again counts once."""
+    within_minutes: Annotated[Whole, Field(ge=1, le=1440)] = 30
+    """Time within which they count."""
+    ban_minutes: Annotated[Whole, Field(ge=1, le=10_080)] = 60
+    """How long a ban lasts; it ends by itself."""
+    never: tuple[Network, ...] = ()
+    """Networks that are never banned, as in "203.0.113.0/24" or "2001:db8:7::/48"."""
+
+
 class Admin(Model):
     """Who runs the two hosts."""
 
@@ -222,5 +236,6 @@ class Topology(Model):
     tunnel: Tunnel = Tunnel()
     mail: Mail
     filter: Filter = Filter()
+    bans: Bans = Bans()
     admin: Admin
     acme: Acme = Acme()

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, ip_address
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
 from pathlib import PurePosixPath
 from typing import Annotated, TypeVar
 from unicodedata import category
@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 REFUSED = "refused"
 """Type of the validation errors whose text is a finished sentence of ours."""
 
-Address = TypeVar("Address", IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface)
+Address = TypeVar("Address", IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network)
 
 MAX_NAME = 253
 MAX_LABEL = 63
@@ -180,6 +180,13 @@ def _parsed(kind: type[Address], example: str) -> Callable[[object], Address]:
 
 
 # What the topology's fields are made of. TOML has types, so nothing is converted: "25" is no number.
+def network(value: object) -> IPv4Network | IPv6Network:
+    """Return *value*, a network of either version."""
+    if isinstance(value, IPv6Network) or (isinstance(value, str) and ":" in value):
+        return _parsed(IPv6Network, "2001:db8:7::/48")(value)
+    return _parsed(IPv4Network, "203.0.113.0/24")(value)
+
+
 HostName = Annotated[str, AfterValidator(host_name)]
 MailAddress = Annotated[str, AfterValidator(mail_address)]
 Selector = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -193,5 +200,6 @@ HostV6 = Annotated[IPv6Interface, BeforeValidator(_parsed(IPv6Interface, "2001:d
 RouterV4 = Annotated[IPv4Address, BeforeValidator(_parsed(IPv4Address, "198.51.100.1"))]
 RouterV6 = Annotated[IPv6Address, BeforeValidator(_parsed(IPv6Address, "fe80::1"))]
 NetworkV4 = Annotated[IPv4Network, BeforeValidator(_parsed(IPv4Network, "10.0.0.0/24"))]
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(network)]
 Disk = Annotated[PurePosixPath, BeforeValidator(disk)]
 Pem = Annotated[PurePosixPath, BeforeValidator(pem)]

@@ -90,6 +90,9 @@ targets = ["alice@example.org", "bob@example.org"]
 address = "away@example.org"
 targets = ["friend@stranger.example"]
 
+[bans]
+wrong_passwords = 4
+
 [filter]
 user_messages_per_hour = 20
 
@@ -296,6 +299,7 @@ class ClientRoom:
             key, _, command = line.partition("=")
             if key == "ExecStartPre":
                 self.client(shlex.split(command.lstrip("-").replace("%d", "/run/credentials/dovecot.service")))
+        self._start_ban_report()
         self.daemon("dovecot", ["dovecot", "-F"])
         self._start_postsrsd()
         self.client(["postfix", "check"])
@@ -310,6 +314,11 @@ class ClientRoom:
             argv = self.argv([*in_folder, *shlex.split(settings["ExecStartPre"])], user="postsrsd")
             subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
         self.daemon("postsrsd", [*in_folder, *shlex.split(settings["ExecStart"])], user="postsrsd")
+
+    def _start_ban_report(self) -> None:
+        unit = (self.root / "etc/systemd/system/ban-report.service").read_text()
+        settings = [line.removeprefix("Environment=") for line in unit.splitlines() if line.startswith("Environment=")]
+        self.daemon("ban-report", ["env", *settings, "/usr/lib/imagebuilder/ban-report"], user="nobody")
 
     def _proxys_part(self) -> None:
         """Take what the client sends out."""
