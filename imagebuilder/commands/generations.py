@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from imagebuilder.commands.sources import the_store
+from imagebuilder.errors import ImagebuilderError
+from imagebuilder.gate import has_passed
 from imagebuilder.generations import Generation, Generations
 from imagebuilder.run import say
 from imagebuilder.store import Store
-from imagebuilder.topology import Role
 
 DIGEST_DIGITS = 12
 """How much of a digest people get to see."""
@@ -23,7 +24,7 @@ def run(args: Namespace) -> int:
     """Print the generations, the oldest first."""
     store = the_store()
     generations = Generations(store, args.topology).all()
-    told = [facts(generation, attested=attested(store, generation)) for generation in generations]
+    told = [facts(generation, tested(store, generation)) for generation in generations]
     if args.json:
         print(json.dumps({"generations": told}, indent=2))
     elif told:
@@ -33,14 +34,16 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def attested(store: Store, generation: Generation) -> bool:
-    """Say whether these images passed the acceptance tests."""
-    digests = generation.digests
-    return (store.root / "attestations" / f"{digests[Role.PROXY]}-{digests[Role.CLIENT]}.json").is_file()
+def tested(store: Store, generation: Generation) -> str:
+    """Say in a word whether these images passed the acceptance tests, or why what says so is not believed."""
+    try:
+        return "tested" if has_passed(store, generation) else "untested"
+    except ImagebuilderError as error:
+        return f"untested: {error}"
 
 
-def facts(generation: Generation, *, attested: bool) -> dict[str, Any]:
-    """Return *generation* for machines."""
+def facts(generation: Generation, tested: str) -> dict[str, Any]:
+    """Return *generation* for machines; *tested* says whether it was."""
     record = generation.record
     return {
         "number": record.number,
@@ -52,7 +55,8 @@ def facts(generation: Generation, *, attested: bool) -> dict[str, Any]:
             role: {"sha256": image.sha256, "root_hash": image.root_hash, "size_bytes": image.size_bytes}
             for role, image in record.images.items()
         },
-        "attested": attested,
+        "attested": tested == "tested",
+        "tested": tested,
         "shipments": generation.shipped(),
         "provenance": str(generation.provenance) if generation.provenance.exists() else None,
         "folder": str(generation.folder),
@@ -64,7 +68,7 @@ def lines(told: Mapping[str, Any]) -> list[str]:
     digests = "  ".join(f"{role} {image['sha256'][:DIGEST_DIGITS]}" for role, image in told["images"].items())
     inputs = f"topology {told['topology_sha256'][:8]}  lock {told['lock_sha256'][:8]}"
     made = told["made"].replace("T", " ").removesuffix("Z")
-    first = f"{told['number']:4}  {made}  {digests}  {inputs}  {'tested' if told['attested'] else 'untested'}"
+    first = f"{told['number']:4}  {made}  {digests}  {inputs}  {told['tested']}"
     return [first, *(f"      {_shipment(shipment)}" for shipment in told["shipments"])]
 
 

@@ -9,6 +9,8 @@ from imagebuilder.cli import main
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.recorded import inputs_of
 from imagebuilder.generations import BuiltImage, Generation, Generations
+from imagebuilder.signing import sign
+from imagebuilder.statement import PAYLOAD_TYPE, Statement, subject
 from imagebuilder.store import Store
 from imagebuilder.topology import Role
 
@@ -18,6 +20,7 @@ REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("IMAGEBUILDER_TRUSTED_KEYS", raising=False)
     monkeypatch.setenv("IMAGEBUILDER_STORE", str(tmp_path / "store"))
     for suffix in (".toml", ".lock", ".public.toml"):
         shutil.copy(REFERENCE.with_suffix(suffix), tmp_path / f"topology{suffix}")
@@ -48,6 +51,17 @@ def recorded(site: Path, *, mtu: int = 1420) -> Generation:
     return generation
 
 
+def attest(site: Path) -> Path:
+    """Say that the images passed, where the gate looks for it, and return that file."""
+    statement = Statement(
+        subject=tuple(subject(role, "0" * 64) for role in Role), predicate_type="test", predicate={"result": "PASSED"}
+    )
+    path = site / f"store/attestations/{'0' * 64}-{'0' * 64}.json"
+    path.parent.mkdir()
+    path.write_text(sign(PAYLOAD_TYPE, statement.to_bytes(), None).to_json())
+    return path
+
+
 def test_before_the_first_build_the_list_is_empty(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generations"]) == 0
     out, err = capsys.readouterr()
@@ -60,8 +74,7 @@ def test_the_list_tells_what_was_tested_and_where_it_went(site: Path, capsys: py
     generation = recorded(site, mtu=1300)
     entry = {"role": "proxy", "where": "root@vps", "when": "2026-11-22T20:00:00Z", "tested": True}
     generation.shipments.write_text(json.dumps(entry) + '\n{"role": "cl')
-    (site / "store/attestations").mkdir()
-    (site / f"store/attestations/{'0' * 64}-{'0' * 64}.json").write_text("{}")
+    attestation = attest(site)
 
     assert main(["generations"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -69,9 +82,12 @@ def test_the_list_tells_what_was_tested_and_where_it_went(site: Path, capsys: py
     assert lines[2].strip() == "proxy shipped to root@vps at 2026-11-22T20:00:00Z"
     assert main(["generations", "--json"]) == 0
     first, second = json.loads(capsys.readouterr().out)["generations"]
-    assert (first["number"], first["shipments"]) == (1, [])
+    assert (first["number"], first["shipments"], first["attested"]) == (1, [], True)
     assert second["shipments"] == [entry]
     assert second["images"]["client"]["sha256"] == "0" * 64
+    attestation.write_text("{}")
+    assert main(["generations"]) == 0
+    assert f"untested: {attestation} is no signed statement" in capsys.readouterr().out
 
 
 def test_a_generation_is_given_again_whatever_the_topology_says_by_now(
