@@ -5,7 +5,6 @@ empty line: names (name, flags, description), packages (package, number of the n
 other versions that are not vulnerable), and the binary packages of each source package, which we know better.
 """
 
-import gzip
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,10 @@ from imagebuilder.errors import ExitStatus, ImagebuilderError
 
 HEADER = "VERSION 1"
 GZIP_MAGIC, ZLIB_MAGIC = b"\x1f\x8b", b"\x78"
-MAX_BYTES = 2**29
+AUTOMATIC = 32 + zlib.MAX_WBITS
+"""Lets zlib find out which of both forms it is."""
+MAX_BYTES = 2**28
+"""Of the text; Debian's has some 30 MiB."""
 
 
 class Urgency(IntEnum):
@@ -110,12 +112,13 @@ class Finding:
 def unpacked(content: bytes, *, source: str) -> str:
     """Return the text of *content*, which may be compressed by gzip or, as Debian's tracker sends it, by zlib."""
     try:
-        if content.startswith(GZIP_MAGIC):
-            content = gzip.decompress(content)
-        elif content.startswith(ZLIB_MAGIC):
-            content = zlib.decompress(content)
+        if content.startswith((GZIP_MAGIC, ZLIB_MAGIC)):
+            unpacking = zlib.decompressobj(wbits=AUTOMATIC)
+            content = unpacking.decompress(content, MAX_BYTES)
+            if not unpacking.eof:
+                raise WrongDataError(f"{source} is damaged: it ends too early, or is larger than any such data")
         return content.decode()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (zlib.error, UnicodeDecodeError) as error:
         raise WrongDataError(f"{source} is damaged: {error}") from error
 
 
