@@ -13,6 +13,7 @@ from imagebuilder.resources import PACKAGE, PROFILES
 from imagebuilder.services import Site
 from imagebuilder.topology import PublicKeys, Role, Topology
 from imagebuilder.tree import Tree
+from imagebuilder.wanted import check_complete
 
 FORMAT = 1
 """Part of every key: raised when the same inputs mean other bytes for a reason that no key sees."""
@@ -101,7 +102,8 @@ class Plan:
 
 
 def plan(topology: Topology, public: PublicKeys, lock: Lock) -> Plan:
-    """Return what building *topology* with *lock* means."""
+    """Return what building *topology* with *lock* means; raise ImagebuilderError when it was made for other profiles."""
+    check_complete(lock)
     tools = Derivation(
         "tools", {"packages": _identities(lock.closure(Closure.TOOLS)), "builder": _builder("toolchain")}
     )

@@ -9,7 +9,6 @@ from imagebuilder.debian import Apt, Stanza, planned, simulated, stanzas
 from imagebuilder.errors import ImagebuilderError, Problem, WrongInputError
 from imagebuilder.lock import Archive, Closure, Lock, LockedPackage
 from imagebuilder.overrides import Known, Overrides, likely, problems_of
-from imagebuilder.resources import PROFILES
 from imagebuilder.run import ProcessError
 from imagebuilder.topology.explain import suggestion
 
@@ -27,38 +26,6 @@ MKOSI = LockedPackage(
     closures=(Closure.TOOLS,),
 )
 """The release has an older mkosi, which lacks what we need; this one is pinned whatever the archive has now."""
-
-
-def profile_packages(profile: str) -> tuple[str, ...]:
-    """Return the names in the Packages= lists of the mkosi profile *profile*, in the order of its files."""
-    names: list[str] = []
-    for path in sorted((PROFILES / profile).rglob("*.conf")):
-        names += packages_in(path.read_text())
-    return tuple(names)
-
-
-def packages_in(text: str) -> Iterator[str]:
-    """Yield the values of every Packages= in the text of a mkosi settings file. Pure."""
-    inside = False
-    for line in text.splitlines():
-        bare = line.partition("#")[0].rstrip()
-        if bare and not bare[0].isspace():
-            key, _, value = bare.partition("=")
-            inside = key.strip() == "Packages"
-            bare = value
-        if inside:
-            yield from bare.split()
-
-
-def wanted_packages() -> dict[Closure, tuple[str, ...]]:
-    """Return what the profiles ask for, per closure; both roles stand on the base profile."""
-    base = profile_packages("base")
-    return {
-        Closure.TOOLS: profile_packages("tools"),
-        Closure.INITRD: profile_packages("initrd"),
-        Closure.PROXY: base + profile_packages("proxy"),
-        Closure.CLIENT: base + profile_packages("client"),
-    }
 
 
 Versions = Mapping[str, str]

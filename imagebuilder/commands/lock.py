@@ -15,11 +15,12 @@ from imagebuilder.errors import ExitStatus
 from imagebuilder.fetch import Sources, fetch
 from imagebuilder.lock import Change, Closure, Lock, LockedPackage, changes, lock_text, read_lock
 from imagebuilder.overrides import read_overrides
-from imagebuilder.resolve import ALL, Request, resolve, wanted_packages
+from imagebuilder.resolve import ALL, Request, resolve
 from imagebuilder.run import run as run_program
 from imagebuilder.run import say
 from imagebuilder.store import Store
 from imagebuilder.topology import load_topology
+from imagebuilder.wanted import wanted_packages
 
 
 def arguments(parser: ArgumentParser) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from imagebuilder.errors import ImagebuilderError
 from imagebuilder.lock import Archive, Closure, Lock, LockedPackage, read_lock
 from imagebuilder.plan import Plan, kernels, plan
 from imagebuilder.topology import PublicKeys, Role, Topology, load_public_keys, load_topology
@@ -67,3 +68,12 @@ def test_the_lock_has_one_kernel_per_role_and_only_hashes_of_archives() -> None:
 
     assert all(len(kernels(lock.closure(Closure(role)))) == 1 for role in Role)
     assert {package.archive for package in lock.packages} <= set(Archive)
+
+
+def test_a_lock_made_for_other_profiles_is_refused_with_all_that_it_lacks() -> None:
+    topology, public, lock = inputs()
+    older = lock.model_copy(update={"packages": tuple(p for p in lock.packages if p.name not in ("postfix", "caddy"))})
+
+    with pytest.raises(ImagebuilderError, match=r"the lock lacks caddy \(proxy\), postfix \(client\)") as refused:
+        plan(topology, public, older)
+    assert refused.value.hint == "imagebuilder lock"
