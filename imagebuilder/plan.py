@@ -102,7 +102,7 @@ class Plan:
 
 
 def plan(topology: Topology, public: PublicKeys, lock: Lock) -> Plan:
-    """Return what building *topology* with *lock* means; raise ImagebuilderError when it was made for other profiles."""
+    """Return what building *topology* with *lock* means; raise ImagebuilderError for a lock that lacks packages."""
     check_complete(lock)
     tools = Derivation(
         "tools", {"packages": _identities(lock.closure(Closure.TOOLS)), "builder": _builder("toolchain")}
