@@ -6,21 +6,16 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from imagebuilder.attestation import attestation_for
 from imagebuilder.build.image import Image
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.generations import Generation
 from imagebuilder.gpt import HEAD_BYTES, spans
 from imagebuilder.run import say
-from imagebuilder.signing import Envelope, configured_trusted_keys, verify
-from imagebuilder.statement import Statement
 from imagebuilder.store import Store, sha256_of
 from imagebuilder.topology import Role
 
 SECRETS_LABEL = "secrets"
-
-
-PASSED = "PASSED"
-"""What a test result says of success (in-toto attestation, spec/predicates/test-result.md)."""
 
 
 class GateError(ImagebuilderError):
@@ -71,16 +66,7 @@ def has_passed(store: Store, generation: Generation) -> bool:
 
     When the operator trusts certain keys only, one of them must have signed it.
     """
-    digests = generation.digests
-    path = store.root / "attestations" / f"{digests[Role.PROXY]}-{digests[Role.CLIENT]}.json"
-    try:
-        envelope = Envelope.from_json(path.read_bytes(), source=str(path))
-    except FileNotFoundError:
-        return False
-    trusted = configured_trusted_keys()
-    statement = Statement.from_bytes(verify(envelope, trusted) if trusted else envelope.payload, source=str(path))
-    about = set(statement.digests().values())
-    return about == set(digests.values()) and statement.predicate.get("result") == PASSED
+    return attestation_for(store, generation.digests) is not None
 
 
 def record(cleared: Cleared, where: str) -> Shipment:

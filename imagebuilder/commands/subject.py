@@ -2,13 +2,18 @@
 
 import hashlib
 from argparse import Namespace
+from collections.abc import Mapping
 
+from imagebuilder.build.image import Image
 from imagebuilder.commands.files import Files
-from imagebuilder.commands.recorded import build_recorded
+from imagebuilder.commands.recorded import build_again, build_recorded
 from imagebuilder.commands.sources import sources_of, the_store
+from imagebuilder.gate import tools_tree
 from imagebuilder.generations import Generations
 from imagebuilder.history import History
 from imagebuilder.store import Store
+from imagebuilder.tools import Tools
+from imagebuilder.topology import Role
 from imagebuilder.vault import read_secrets
 from imagebuilder.vm.recording import Origin
 from imagebuilder.vm.session import Subject
@@ -17,21 +22,29 @@ from imagebuilder.vm.session import Subject
 def subject_of(args: Namespace, *, keep: bool = False) -> tuple[Subject, Origin]:
     """Return what the topology of *args* is when it runs, and which files it comes from; build what is missing.
 
-    It gets a new folder in the history. With *keep* its disks stay there.
+    It gets a new folder in the history. With *keep* its disks stay there. When *args* name a generation, it is that.
     """
-    files, store = Files(args.topology), the_store()
-    topology, public, _ = files.read()
+    files, store, sources = Files(args.topology), the_store(), sources_of(args)
     secrets = read_secrets(files.secrets)
-    built, generation = build_recorded(files, store, sources_of(args))
+    images: Mapping[Role, Image]
+    if (number := getattr(args, "generation", None)) is not None:
+        generation = Generations(store, files.topology).find(number)
+        images, _ = build_again(generation, store, sources)
+        # As it was then; the secrets are today's, as they are no part of an image.
+        read, tools = Files(generation.topology), Tools(tools_tree(store, generation))
+    else:
+        files.read()  # what is wrong with the operator's files is told before anything is built
+        built, generation = build_recorded(files, store, sources)
+        images, read, tools = built.images, files, built.tools
+    topology, public, _ = read.read()
     origin = Origin(
         topology=files.topology.name,
         topology_key=topology_key(files, store),
-        topology_sha256=hashlib.sha256(files.topology.read_bytes()).hexdigest(),
-        lock_sha256=hashlib.sha256(files.lock.read_bytes()).hexdigest(),
+        topology_sha256=hashlib.sha256(read.topology.read_bytes()).hexdigest(),
+        lock_sha256=hashlib.sha256(read.lock.read_bytes()).hexdigest(),
         generation=generation.number,
     )
-    folder = History(store).new_run()
-    return Subject(built.images, topology, public, secrets, built.tools, folder, store.root, keep), origin
+    return Subject(images, topology, public, secrets, tools, History(store).new_run(), store.root, keep), origin
 
 
 def topology_key(files: Files, store: Store) -> str:

@@ -6,18 +6,22 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from imagebuilder.attestation import attest, refusal
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.report import write_page
 from imagebuilder.commands.sources import source_arguments, the_store
 from imagebuilder.commands.subject import subject_of, topology_key
 from imagebuilder.errors import ExitStatus
+from imagebuilder.hashing import sha256_of
 from imagebuilder.history import History, durations
 from imagebuilder.record import Outcome, Record, Verdict
 from imagebuilder.run import say
+from imagebuilder.signing import SigningKey, configured_signing_key
 from imagebuilder.vm.acceptance import Orders, collect, run_scenarios
 from imagebuilder.vm.denylist import read_denylist
 from imagebuilder.vm.plugin import SCENARIOS
 from imagebuilder.vm.recording import record_of
+from imagebuilder.vm.session import Subject
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -39,13 +43,19 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--until-failure", action="store_true", help="go on, round after round, until a test fails")
     parser.add_argument("--keep", action="store_true", help="let the machines' disks stay in the folder of the run")
+    parser.add_argument("--generation", type=int, metavar="N", help="test generation N, not what the topology says now")
+    parser.add_argument(
+        "--sign-with", type=Path, metavar="FILE", help="sign what a passed run says with this OpenSSH Ed25519 key"
+    )
     source_arguments(parser)
 
 
 def run(args: Namespace) -> int:
     """Build what is missing, run the acceptance tests, keep their record, and print what was seen."""
     files, history = Files(args.topology), History(the_store())
-    files.read()  # what is wrong with the operator's files is told before anything else
+    key = configured_signing_key(args.sign_with)
+    if args.generation is None:
+        files.read()  # what is wrong with the operator's files is told before anything else
     orders = orders_of(args, files, history)
     collected = collect(orders)
     if not collected.selected:
@@ -59,7 +69,9 @@ def run(args: Namespace) -> int:
     say(f"report: {write_page(history, record, subject.folder)}")
     for note in record.notes:
         say(f"note: {note}")
-    print(json.dumps(facts(record, subject.folder), indent=2) if args.json else table(record, subject.folder))
+    proof = proven(history, record, subject, key)
+    told = facts(record, subject.folder, proof) if args.json else table(record, subject.folder)
+    print(json.dumps(told, indent=2) if args.json else told)
     if seen.stopped:
         return ExitStatus.STOPPED
     return ExitStatus.FAILED if record.verdict is Verdict.FAILED else ExitStatus.OK
@@ -79,9 +91,24 @@ def orders_of(args: Namespace, files: Files, history: History) -> Orders:
     )
 
 
-def facts(record: Record, folder: Path) -> dict[str, object]:
+def proven(history: History, record: Record, subject: Subject, key: SigningKey | None) -> Path | None:
+    """Attest that the images passed, if they did, all of it; return the attestation, or say why there is none."""
+    why = refusal(record)
+    for role, image in () if why else subject.images.items():
+        if sha256_of(image.path) != image.sha256:
+            why = f"the {role} image is not what was built: {image.path}"
+    if why:
+        say(f"not attested: {why}")
+        return None
+    path = attest(history.store, record, key)
+    say(f"attested{'' if key else ' (unsigned: name a key by --sign-with or IMAGEBUILDER_SIGNING_KEY)'}: {path}")
+    return path
+
+
+def facts(record: Record, folder: Path, proof: Path | None) -> dict[str, object]:
     """Return the outcome for machines."""
-    return {"folder": str(folder), "verdict": record.verdict, **record.model_dump(mode="json")}
+    told = {"folder": str(folder), "verdict": record.verdict, "attestation": str(proof) if proof else None}
+    return told | record.model_dump(mode="json")
 
 
 def table(record: Record, folder: Path) -> str:

@@ -98,7 +98,12 @@ def collect(orders: Orders) -> Collected:
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         # The last line is pytest's own sentence, as for an expression that is none.
         raise WrongTestsError((said() or ["pytest can't read the tests"])[-1], hint='as in: -k "inbox or doors"')
-    return Collected(ledger.selected, ledger.denied, ledger.deselected)
+    collected = Collected(ledger.selected, ledger.denied, ledger.deselected)
+    if orders.roots == (SCENARIOS,):
+        return collected
+    # A conftest.py of the operator's could take our scenarios out without a word; that is leaving out, too.
+    hidden = set(collect(Orders()).selected) - set(collected.all)
+    return replace(collected, deselected=(*collected.deselected, *sorted(hidden)))
 
 
 def run_scenarios(subject: Subject, orders: Orders, collected: Collected) -> Seen:

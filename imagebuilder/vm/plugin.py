@@ -107,11 +107,14 @@ class Bed:
             return report
         if call.excinfo is not None and isinstance(call.excinfo.value, ImagebuilderError):
             report.user_properties.append((FAULT, "bed"))
-        if self.session.pair is not None:
+        if self.session.pair is None:  # it did not boot, and its console stands in the run's own folder
+            for file in sorted(self.session.reports.glob("*.txt")):
+                report.user_properties.append((EVIDENCE, file.name))
+        else:
             for machine in self.session.pair.machines.values():
                 report.sections.append((f"machine {machine.name}", machine.report()))
-            for file in self._keep(item.name):
-                report.user_properties.append((EVIDENCE, file))
+            for kept in self._keep(item.name):
+                report.user_properties.append((EVIDENCE, kept))
         return report
 
     def _keep(self, test: str) -> Iterator[str]:

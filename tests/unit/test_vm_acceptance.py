@@ -60,6 +60,15 @@ def test_the_operators_own_tests_stand_beside_ours(tmp_path: Path) -> None:
     assert len(collected.selected) > 20
 
 
+def test_our_scenarios_that_an_operators_conftest_takes_out_count_as_left_out(tmp_path: Path) -> None:
+    hide = "def pytest_collection_modifyitems(items):\n    items[:] = [i for i in items if 'relay' not in i.name]\n"
+    own = own_tests(tmp_path, test_hiding="def test_mine(): ...", conftest=hide)
+    collected = collect(Orders(roots=(SCENARIOS, own)))
+
+    assert any("relay" in name for name in collected.deselected)
+    assert not any("relay" in name for name in collected.selected)
+
+
 @pytest.mark.parametrize("text", ["def test_mine(:\n", "import no_such_module\n"])
 def test_a_file_that_is_no_python_is_named(tmp_path: Path, text: str) -> None:
     own = own_tests(tmp_path, test_broken=text)
