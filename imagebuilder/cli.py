@@ -26,7 +26,7 @@ COMMANDS = {
     "flash": "write a tested image to a disk of this machine",
     "dns": "print the DNS records to publish, or check them",
     "report": "list past runs of the tests, or open the page of one",
-    "store": "check what is kept",
+    "store": "check what is kept, and share it",
     "gc": "remove what no generation needs",
     "schema": "describe every key of the topology",
 }

@@ -45,6 +45,8 @@ class Sources:
     """An archive of archives: below it are ``debian/TIME`` and ``debian-security/TIME``, TIME as 20261122T000000Z."""
     trusted_keys: tuple[PublicKey, ...] = ()
     """Whose signatures make an output of a substituter as good as our own."""
+    outputs: bool = True
+    """Whether outputs may come from substituters at all; files, known by their hash, may in any case."""
 
 
 def substituters_in(environment: Mapping[str, str] = os.environ) -> tuple[Substituter, ...]:

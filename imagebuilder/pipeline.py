@@ -33,7 +33,7 @@ def build(store: Store, plan: Plan, sources: Sources, *, clock: Clock | None = N
     With *clock* the programs believe in another time, which must not change a byte.
     """
     store.use(Used(frozenset(map(str, plan.steps)), frozenset(package.sha256 for package in plan.lock.packages)))
-    missing, substituters = unmade(plan, store.has), list(sources.substituters)
+    missing, substituters = unmade(plan, store.has), list(sources.substituters if sources.outputs else ())
     rest = unmade(plan, lambda step: take(store, step, substituters, sources.trusted_keys)) if missing else ()
     if rest:
         fetch(store, plan.lock.packages, sources, states=plan.lock.states)

@@ -138,7 +138,7 @@ def _moved(apt: Apt, request: Request, old: Lock, moving: frozenset[str], contro
         moving |= moved
     packages = _packages(apt, request, closures)
     fresh = {package.sha256 for package in packages} - {package.sha256 for package in old.packages}
-    updates = tuple(dict.fromkeys((*old.updates, apt.epoch()))) if fresh else old.updates
+    updates = tuple(dict.fromkeys((*old.updates, *({apt.epoch()} - {old.epoch} if fresh else ()))))
     return old.model_copy(update={"packages": packages, "updates": updates})
 
 

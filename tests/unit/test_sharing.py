@@ -1,6 +1,8 @@
 """Outputs and files that travel between stores, honestly and not."""
 
+import json
 import shutil
+import subprocess
 import uuid
 from collections.abc import Iterator, Set
 from pathlib import Path
@@ -10,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imagebuilder.cli import main
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.fetch import MissingFilesError, Sources, fetch
 from imagebuilder.manifest import manifest_of
@@ -23,6 +26,7 @@ from tests.unit.test_fetch import package
 from tests.unit.test_generations import planned
 from tests.unit.test_manifest import output
 
+REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"
 STEP, OTHER = Derivation("thing", {"a": 1}), Derivation("other", {})
 
 
@@ -229,3 +233,48 @@ def test_what_is_made_finds_all_that_it_is_made_from(present: Set[int]) -> None:
             assert str(plan.node_modules) in after
     if str(plan.node_modules) in rest:
         assert str(plan.npm_cache) in after
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IMAGEBUILDER_STORE", str(tmp_path / "store"))
+    for variable in ("IMAGEBUILDER_SIGNING_KEY", "IMAGEBUILDER_TRUSTED_KEYS", "IMAGEBUILDER_SUBSTITUTERS"):
+        monkeypatch.delenv(variable, raising=False)
+    for suffix in (".toml", ".lock", ".public.toml"):
+        shutil.copy(REFERENCE.with_suffix(suffix), tmp_path / f"topology{suffix}")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
+    return tmp_path
+
+
+def test_what_one_store_pushes_another_one_pulls(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = planned().steps
+    for step in steps[:3]:
+        Store(site / "store").output(step, fill)
+
+    assert main(["store", "push", "shared", "--sign-with", "key", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"outputs": [str(step) for step in steps[:3]], "files": 0}
+    monkeypatch.setenv("IMAGEBUILDER_STORE", str(site / "theirs"))
+    assert main(["store", "pull", "shared"]) == 1
+    assert "is not used: no trusted key has signed this" in capsys.readouterr().err
+    assert main(["store", "pull", "shared", "--trusted-keys", "key.pub"]) == 1
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [str(step) for step in steps[:3]]
+    assert "proxy-image: not pulled" in err
+    assert all(Store(site / "theirs").has(step) for step in steps[:3])
+
+
+def test_outputs_are_not_pushed_unsigned(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["store", "push", "shared"]) == 2
+    assert "hint: name one by --sign-with" in capsys.readouterr().err
+    assert main(["store", "push", "shared", "--files-only"]) == 0
+
+
+@pytest.mark.parametrize("argv", [["push"], ["pull"], ["verify", "shared"]])
+def test_a_url_is_wanted_just_where_it_means_something(
+    site: Path, argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["store", *argv]) == 2
+    assert capsys.readouterr().err.startswith(f"error: store {argv[0]} ")
