@@ -32,13 +32,14 @@ ISSUING, MANAGEMENT = 14000, 15000
 VALID_S = 90 * 24 * 3600
 """Lifetime of its certificates, as the large authorities have it."""
 UNAVAILABLE = 503
+CHAIN = "application/pem-certificate-chain"
 REHEARSALS = {"acme-v02.api.letsencrypt.org": "acme-staging-v02.api.letsencrypt.org"}
 """Where Caddy tries again first after a failure, by the host of the directory proper (certmagic, TestCA)."""
 
 
 @dataclass(frozen=True)
 class Issuer:
-    """A root certificate with its key, for servers of the world that need no ACME."""
+    """A root certificate with its key: what everybody in the world trusts."""
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
@@ -58,6 +59,37 @@ class Issuer:
         builder = builder.add_extension(usage, critical=True).add_extension(identity, critical=False)
         return cls(key, builder.sign(key, hashes.SHA256()))
 
+    @classmethod
+    def read(cls, folder: Path) -> "Issuer":
+        """Return the one that `write` put into *folder*."""
+        key = serialization.load_pem_private_key((folder / "root.key").read_bytes(), None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ImagebuilderError(f"the key of the world's authority in {folder} is damaged")
+        return cls(key, x509.load_pem_x509_certificate((folder / "root.crt").read_bytes()))
+
+    def write(self, folder: Path) -> None:
+        """Put it into *folder*, which is its owner's alone."""
+        (folder / "root.key").write_bytes(_private_pem(self.key))
+        (folder / "root.crt").write_text(self.pem)
+
+    def vouch(self, root: x509.Certificate) -> str:
+        """Return a certificate by which whoever trusts this issuer trusts *root*, too; PEM."""
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(root.subject)
+            .issuer_name(self.certificate.subject)
+            .public_key(root.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(root.not_valid_before_utc)
+            .not_valid_after(self.certificate.not_valid_after_utc)
+        )
+        for extension in root.extensions:
+            if not isinstance(extension.value, x509.AuthorityKeyIdentifier):
+                builder = builder.add_extension(extension.value, critical=extension.critical)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
+        cross = builder.add_extension(issuer, critical=False).sign(self.key, hashes.SHA256())
+        return cross.public_bytes(serialization.Encoding.PEM).decode()
+
     @property
     def pem(self) -> str:
         """The root certificate."""
@@ -76,10 +108,13 @@ class Issuer:
         ):
             builder = builder.add_extension(extension, critical=False)
         certificate = builder.sign(self.key, hashes.SHA256())
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        return private + certificate.public_bytes(serialization.Encoding.PEM)
+        return _private_pem(key) + certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def _builder(
@@ -128,17 +163,11 @@ class Authority:
         """Names that lead here."""
         self._process: subprocess.Popen[bytes] | None = None
         self._front: ThreadingHTTPServer | None = None
-        self.issued_by = ""
-        """pebble's root certificate, PEM; another one after each start."""
+        self._voucher = ""
         self.refuses: str | None = None
         """When set, the detail of the error that every question is answered with."""
         self.asked = 0
         """How many questions there were."""
-
-    @property
-    def roots(self) -> str:
-        """What machines and people of the world trust, PEM."""
-        return self._issuer.pem + self.issued_by
 
     def start(self, *, valid_s: int = VALID_S) -> None:
         """Start the server, whose certificates live for *valid_s* seconds, and wait until it answers."""
@@ -168,7 +197,8 @@ class Authority:
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise ImagebuilderError(f"pebble does not answer:\n{log.read_text()[-2000:]}")
             time.sleep(0.05)
-        self.issued_by = root
+        # pebble makes another root at each start; machines that are kept from run to run trust the world's own
+        self._voucher = self._issuer.vouch(x509.load_pem_x509_certificate(root.encode()))
         self.open()
 
     def stop(self) -> None:
@@ -237,6 +267,8 @@ class Authority:
                 # Caddy 2.6 can't read a date there, and the large authorities send seconds
                 dropped = {"retry-after", "content-length", "transfer-encoding", "connection"}
                 kept = [(name, value) for name, value in response.getheaders() if name.lower() not in dropped]
+                if response.getheader("Content-Type", "").startswith(CHAIN):
+                    content += authority._voucher.encode()
                 return self.reply(response.status, kept, content)
 
             do_GET = do_HEAD = do_POST = answer  # noqa: N815 (http.server's names)

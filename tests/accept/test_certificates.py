@@ -73,7 +73,7 @@ class Certified:
         )
         self.authority.start(valid_s=valid_s)
         roots = ROOM / "roots.pem"
-        roots.write_text(self.authority.roots)
+        roots.write_text(self.issuer.pem)
         for role in Role:
             bind_over(roots, room.roots[role] / BUNDLE)
             (room.roots[role] / "var/empty").mkdir(exist_ok=True)
@@ -82,7 +82,7 @@ class Certified:
     @property
     def trust(self) -> ssl.SSLContext:
         """How people outside verify."""
-        return ssl.create_default_context(cadata=self.authority.roots)
+        return ssl.create_default_context(cadata=self.issuer.pem)
 
     def start_caddy(self, *, renew_every: str = "") -> Daemon:
         """Start Caddy, which looks for what is to be renewed every ten minutes, or as *renew_every* says."""
