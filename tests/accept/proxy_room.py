@@ -156,6 +156,8 @@ class Room:
 
     parts: Parts
     roots: dict[Role, Path] = field(default_factory=dict)
+    names: dict[Role, NameServer] = field(default_factory=dict)
+    """What takes the place of each host's resolver."""
     daemons: dict[str, Daemon] = field(default_factory=dict)
     listeners: list[socket.socket] = field(default_factory=list)
     credentials: dict[str, bytes] = field(default_factory=dict)
@@ -174,8 +176,8 @@ class Room:
         self._wire()
         for role in Role:
             self._root(role)
-            server = NameServer(self.parts.tools, ROOM / f"dns-{role}", role, ["127.0.0.1"])
-            server.start(records())
+            self.names[role] = NameServer(self.parts.tools, ROOM / f"dns-{role}", role, ["127.0.0.1"])
+            self.names[role].start(records())
         self.in_root(Role.PROXY, ["nft", "-f", "/etc/nftables.conf"])
 
     def _wire(self) -> None:
