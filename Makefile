@@ -13,7 +13,7 @@ HOST_PACKAGES := apt dpkg debian-archive-keyring python3-venv uidmap util-linux
 # What the tests need beside: a browser, which looks at the report.
 TEST_PACKAGES := chromium-headless-shell fonts-dejavu-core
 
-.PHONY: example test fast lint golden host bench clean
+.PHONY: example test fast lint golden host bench verify clean
 
 example: $(VENV)/ready host $(EXAMPLE)
 	$(BIN)/python -m tests.at_hand $(EXAMPLE)
@@ -46,6 +46,13 @@ golden: $(VENV)/ready
 
 bench: $(VENV)/ready host $(EXAMPLE)
 	$(BIN)/python -m tests.bench.build $(EXAMPLE)
+
+# Build the reference topology twice, under circumstances that must not matter; digests to .work/verify/verdict.json.
+verify: $(VENV)/ready host
+	mkdir -p $(WORK)/verify
+	cp tests/topologies/reference.* $(WORK)/verify/
+	$(BIN)/python -m tests.at_hand $(WORK)/verify/reference.toml
+	$(BIN)/imagebuilder verify --json -t $(WORK)/verify/reference.toml | tee $(WORK)/verify/verdict.json
 
 # The example works on a copy of the reference topology, with keys of its own, made here and kept until `make clean`.
 $(EXAMPLE): tests/topologies/reference.toml tests/topologies/reference.lock $(VENV)/ready

@@ -28,6 +28,7 @@ COMMANDS = {
     "report": "list past runs of the tests, or open the page of one",
     "store": "check what is kept, and share it",
     "gc": "remove what no generation needs",
+    "verify": "build both images again under other circumstances, and compare every byte",
     "schema": "describe every key of the topology",
 }
 

@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pefile import PEFormatError  # type: ignore[import-untyped]
+
 from imagebuilder.comparison import readers
 from imagebuilder.comparison.causes import CONSEQUENCE, ORDER, UNKNOWN, cause, excerpt
 from imagebuilder.comparison.entries import Entries, Entry, Kind
 from imagebuilder.gpt import HEAD_BYTES, Span, lines, spans
-from imagebuilder.store import sha256_of
+from imagebuilder.hashing import sha256_of
+from imagebuilder.run import ProcessError
 from imagebuilder.tools import Tools
 
 VERITY = b"verity\0\0"
@@ -20,7 +23,7 @@ VERITY = b"verity\0\0"
 class Digested:
     """A partition with the digest of its bytes."""
 
-    partition: Span
+    span: Span
     sha256: str
 
 
@@ -68,8 +71,8 @@ class _Comparison:
 
     def differences(self) -> tuple[Difference, ...]:
         """Return what differs, partition by partition; then what is in none."""
-        first = {side.partition.label: side for side in partitions(self.a)}
-        second = {side.partition.label: side for side in partitions(self.b)}
+        first = {side.span.label: side for side in partitions(self.a)}
+        second = {side.span.label: side for side in partitions(self.b)}
         found: list[Difference] = []
         for label in {**first, **second}:
             one, other = first.get(label), second.get(label)
@@ -80,7 +83,7 @@ class _Comparison:
         return (*found, *self._outside(bool(found)))
 
     def _inside(self, one: Digested, other: Digested) -> Iterator[Difference]:
-        label = one.partition.label
+        label = one.span.label
         inside = [
             difference
             for path, first, second in _unequal(
@@ -102,7 +105,7 @@ class _Comparison:
 
     def _head(self, side: Digested, image: Path) -> bytes:
         with image.open("rb") as disk:
-            disk.seek(side.partition.offset)
+            disk.seek(side.span.offset)
             return disk.read(4096)
 
     def _reader(self, side: Digested, image: Path) -> str:
@@ -115,17 +118,18 @@ class _Comparison:
         reader = self._reader(side, image)
         if not reader:
             return {}
-        folder = self.work / f"{side.partition.label}-{'a' if image is self.a else 'b'}"
+        folder = self.work / f"{side.span.label}-{'a' if image is self.a else 'b'}"
         folder.mkdir()
         read = readers.read_erofs if reader == "erofs" else readers.read_fat
-        return read(image, side.partition.offset, self.tools, folder)
+        return read(image, side.span.offset, self.tools, folder)
 
     def _of(self, place: tuple[str, ...], first: Entry | None, second: Entry | None) -> Iterator[Difference]:
         """Yield the differences of two entries, of their parts when they have some."""
         parts: list[Difference] = []
         if first and second and first.digest != second.digest and first.kind in (Kind.FILE, Kind.SECTION):
-            contents = first.read(), second.read()
-            for path, one, other in _unequal(*map(self._parts, contents)):
+            inside = [self._parts(entry.read()) for entry in (first, second)]
+            # Of something damaged there is nothing to compare but its bytes.
+            for path, one, other in _unequal(*inside) if all(inside) else ():
                 parts += self._of((*place, path), one, other)
         yield from parts
         if not parts:
@@ -135,11 +139,14 @@ class _Comparison:
             yield Difference(place, shown[0], shown[1], cause(first, second), excerpt(first, second))
 
     def _parts(self, content: bytes) -> Entries:
-        if content.startswith(readers.ZSTD_MAGIC):
-            content = readers.unpack_zstd(content, self.tools)
-        if content.startswith(readers.CPIO_MAGIC):
-            return readers.read_cpio(content)
-        return readers.read_pe(content) if content.startswith(readers.PE_MAGIC) else {}
+        try:
+            if content.startswith(readers.ZSTD_MAGIC):
+                content = readers.unpack_zstd(content, self.tools)
+            if content.startswith(readers.CPIO_MAGIC):
+                return readers.read_cpio(content)
+            return readers.read_pe(content) if content.startswith(readers.PE_MAGIC) else {}
+        except (ProcessError, PEFormatError, ValueError):  # damaged
+            return {}
 
     def _outside(self, explained: bool) -> Iterator[Difference]:
         """Yield the difference of what is in no partition: boot sector and partition table."""
@@ -162,7 +169,7 @@ def _head(image: Path) -> bytes:
 
 
 def _shown(side: Digested | None) -> str:
-    return f"{side.partition.length:,} bytes, sha256 {side.sha256[:16]}" if side else "absent"
+    return f"{side.span.length:,} bytes, sha256 {side.sha256[:16]}" if side else "absent"
 
 
 def _hidden_facts(entry: Entry) -> str:

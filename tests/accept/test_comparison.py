@@ -1,16 +1,22 @@
 """Comparing real images, changed here by the tools that made them."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from imagebuilder.circumstances import other_clock
+from imagebuilder.commands.sources import the_store
 from imagebuilder.comparison import differences, partitions
 from imagebuilder.comparison.readers import read_erofs
+from imagebuilder.hashing import sha256_of
 from imagebuilder.pipeline import Built
+from imagebuilder.plan import Plan
 from imagebuilder.run import run
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
+from imagebuilder.verify import digests, verdict
 
 pytestmark = pytest.mark.accept
 
@@ -28,7 +34,7 @@ def test_a_copy_has_no_differences(built: Built, copy: Path, tmp_path: Path) -> 
 
 
 def test_a_changed_boot_menu_is_named_with_its_line(built: Built, copy: Path, tmp_path: Path) -> None:
-    esp = next(side.partition for side in partitions(copy) if side.partition.label == "esp")
+    esp = next(side.span for side in partitions(copy) if side.span.label == "esp")
     menu = tmp_path / "grub.cfg"
     menu.write_text("set timeout=7\n")
     target = ["-i", f"{copy}@@{esp.offset}", str(menu), "::/grub/grub.cfg"]
@@ -53,3 +59,29 @@ def test_owners_and_modes_of_a_sealed_root_are_read(tools: Tools, tmp_path: Path
 
     assert (found["shadow"].mode, found["shadow"].owner, found["shadow"].size) == (0o640, (12, 34), 7)
     assert found["plain"].read() == b"secret\n"
+
+
+def test_digests_are_read_from_the_bytes_of_an_image(built: Built, plan: Plan, tmp_path: Path) -> None:
+    image = built.images[Role.PROXY]
+
+    found = digests(image.path, built.tools, tmp_path)
+
+    assert (found.disk, found.root_hash) == (image.sha256, image.root_hash)
+    assert found.initrd == sha256_of(the_store().path(plan.roles[Role.PROXY].initrd) / "initrd")
+
+
+def test_an_image_that_was_tampered_with_is_not_identical(built: Built, copy: Path, tmp_path: Path) -> None:
+    with copy.open("r+b") as disk:
+        disk.seek(partitions(copy)[2].span.offset + 8192)
+        disk.write(bytes(byte ^ 1 for byte in disk.read(1)))
+
+    found = verdict(built.images[Role.PROXY].path, copy, built.tools, tmp_path)
+
+    assert not found.identical
+    assert found.differences[0].place[0] == partitions(copy)[2].span.label
+
+
+def test_programs_of_the_tools_believe_in_the_other_clock(tools: Tools) -> None:
+    year = [int(run(each.argv(["date", "+%Y"])).text) for each in (tools, replace(tools, clock=other_clock()))]
+
+    assert year[0] < year[1]

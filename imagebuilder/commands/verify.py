@@ -1,0 +1,77 @@
+"""`verify`: build again under other circumstances, and tell whether every byte is the same."""
+
+import argparse
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from imagebuilder.circumstances import Circumstances, circumstances
+from imagebuilder.commands.files import Files
+from imagebuilder.commands.recorded import build_recorded, inputs_of
+from imagebuilder.commands.sources import source_arguments, sources_of, the_store
+from imagebuilder.errors import ExitStatus
+from imagebuilder.run import say
+from imagebuilder.store import Store
+from imagebuilder.topology import Role
+from imagebuilder.verify import Verdict, build_again, rebuilt, verdict
+
+SHOWN = 40
+"""Differences of an image that a person is shown."""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Declare what `verify` takes."""
+    parser.add_argument("role", nargs="*", type=Role, metavar="proxy|client", help="which image (default: both)")
+    source_arguments(parser)
+    # The second build is a process of its own, so that it can have a user, a umask and processors of its own.
+    parser.add_argument("--again-from", type=Path, help=argparse.SUPPRESS)
+
+
+def run(args: Namespace) -> int:
+    """Compare the images in the store with those of a second build."""
+    roles = tuple(dict.fromkeys(args.role)) or tuple(Role)
+    store, files = the_store(), Files(args.topology)
+    if args.again_from:
+        images = build_again(store, files.plan(), sources_of(args), roles, Store(args.again_from))
+        print(json.dumps({role: str(image.path) for role, image in images.items()}))
+        return ExitStatus.OK
+    built, _ = build_recorded(files, store, sources_of(args))
+    how = circumstances(store.root)
+    for what, why in how.fixed.items():
+        say(f"not varied: {what}, as {why}")
+    with store.workspace() as work:
+        again = rebuilt(store, inputs_of(files), roles, work, how)
+        verdicts = {role: verdict(built.images[role].path, again[role], built.tools, work) for role in roles}
+    print(json.dumps(facts(verdicts, how), indent=2) if args.json else text(verdicts))
+    return ExitStatus.OK if all(one.identical for one in verdicts.values()) else ExitStatus.FAILED
+
+
+def facts(verdicts: Mapping[Role, Verdict], how: Circumstances) -> dict[str, object]:
+    """Return *verdicts* for machines."""
+    return {
+        "identical": all(one.identical for one in verdicts.values()),
+        "images": {role: {"identical": one.identical, **asdict(one)} for role, one in verdicts.items()},
+        "varied": how.varied,
+        "not_varied": dict(how.fixed),
+    }
+
+
+def text(verdicts: Mapping[Role, Verdict]) -> str:
+    """Return *verdicts* for people: a line per image that is identical, and all differences of one that is not."""
+    lines = []
+    for role, one in verdicts.items():
+        if one.identical:
+            of = one.digests
+            lines.append(
+                f"{role:6}  identical  disk {of.disk}  root hash {of.root_hash}  UKI {of.uki[:16]}  "
+                f"initrd {of.initrd[:16]}  {len(of.partitions)} partitions"
+            )
+        else:
+            count = len(one.differences)
+            lines.append(f"{role:6}  DIFFERENT, in {count} {'place' if count == 1 else 'places'}:")
+            lines += [f"  {difference}" for difference in one.differences[:SHOWN]]
+            if count > SHOWN:
+                lines.append(f"  … and {count - SHOWN} more: --json has them all")
+    return "\n".join(lines)
