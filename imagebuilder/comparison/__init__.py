@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pefile import PEFormatError  # type: ignore[import-untyped]
+from zstandard import ZstdError
 
 from imagebuilder.comparison import readers
 from imagebuilder.comparison.causes import CONSEQUENCE, ORDER, UNKNOWN, cause, excerpt
@@ -84,11 +85,14 @@ class _Comparison:
 
     def _inside(self, one: Digested, other: Digested) -> Iterator[Difference]:
         label = one.span.label
+        try:
+            entries = [self._entries(side, image) for side, image in self._sides(one, other)]
+        except ProcessError as error:
+            yield Difference((label,), _shown(one), _shown(other), f"damage, as {error}")
+            return
         inside = [
             difference
-            for path, first, second in _unequal(
-                *(self._entries(side, image) for side, image in self._sides(one, other))
-            )
+            for path, first, second in _unequal(*entries)
             for difference in self._of((label, path), first, second)
         ]
         yield from inside
@@ -141,11 +145,11 @@ class _Comparison:
     def _parts(self, content: bytes) -> Entries:
         try:
             if content.startswith(readers.ZSTD_MAGIC):
-                content = readers.unpack_zstd(content, self.tools)
+                content = readers.unpack_zstd(content)
             if content.startswith(readers.CPIO_MAGIC):
                 return readers.read_cpio(content)
             return readers.read_pe(content) if content.startswith(readers.PE_MAGIC) else {}
-        except (ProcessError, PEFormatError, ValueError):  # damaged
+        except (PEFormatError, ZstdError, ValueError):  # damaged
             return {}
 
     def _outside(self, explained: bool) -> Iterator[Difference]:

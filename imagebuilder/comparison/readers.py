@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pefile  # type: ignore[import-untyped]
+import zstandard
 
 from imagebuilder.comparison.entries import Entries, Entry, Kind, kind_of
 from imagebuilder.run import run
@@ -110,9 +111,9 @@ def read_pe(content: bytes) -> Entries:
     }
 
 
-def unpack_zstd(content: bytes, tools: Tools) -> bytes:
-    """Return what *content* was before it was compressed by zstd."""
-    return run(tools.argv(["zstd", "--decompress", "--stdout", "--quiet"]), stdin=content).stdout
+def unpack_zstd(content: bytes) -> bytes:
+    """Return what *content* was before it was compressed by zstd; raise ZstdError when it is damaged."""
+    return zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True).read()
 
 
 def read_cpio(content: bytes) -> Entries:
