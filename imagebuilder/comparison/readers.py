@@ -58,7 +58,7 @@ def read_tar(path: Path) -> Entries:
             xattrs = [(name, value) for name, value in member.pax_headers.items() if name.startswith("SCHILY.xattr.")]
             entries[member.name.removeprefix("./")] = Entry(
                 kind,
-                tar.getmember(member.linkname).size if member.islnk() else member.size,
+                tar.getmember(member.linkname).size if member.islnk() else member.size or len(content),
                 digest or hashlib.sha256(content).hexdigest(),
                 member.mode & 0o7777,
                 (member.uid, member.gid),
