@@ -44,7 +44,12 @@ def build_again(generation: Generation, store: Store, sources: Sources) -> tuple
     images = {role: image for role, image in kept.items() if image is not None}
     if len(images) == len(kept):
         return images, False
-    plan = Files(generation.topology).plan()
+    by_whom = f"it was made by imagebuilder {generation.record.imagebuilder}; run the very checkout that made it"
+    try:
+        plan = Files(generation.topology).plan()
+    except ImagebuilderError as error:
+        # It was fine when it was built: since then imagebuilder has come to want something else.
+        raise ImagebuilderError(f"generation {generation.number} can't be made again: {error}", hint=by_whom) from error
     made = build(store, plan, sources).images
     wrong = [role for role, sha256 in generation.digests.items() if made[role].sha256 != sha256]
     if wrong:
@@ -52,9 +57,7 @@ def build_again(generation: Generation, store: Store, sources: Sources) -> tuple
         raise ImagebuilderError(
             f"generation {generation.number} can't be made again: {' and '.join(wrong)} came out with other bytes"
             + (f", as this imagebuilder has other steps: {', '.join(other)}" if other else ""),
-            hint=f"it was made by imagebuilder {generation.record.imagebuilder}; run the very checkout that made it"
-            if other
-            else "imagebuilder verify shows what differs",
+            hint=by_whom if other else "imagebuilder verify shows what differs",
         )
     return made, True
 

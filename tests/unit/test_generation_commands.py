@@ -154,3 +154,17 @@ def test_a_plan_tells_what_would_change_against_the_latest_generation(
 
     assert main(["plan"]) == 0
     assert "against generation 1: 1 topology values, 4 files, 2 steps differ" in capsys.readouterr().out
+
+
+def test_a_generation_that_this_version_cannot_make_says_whose_it_is(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generation = recorded(site)
+    for path in (site / "store/outputs").iterdir():
+        shutil.rmtree(path)
+    generation.topology.write_text("[proxy]\nspeed = 3\n")
+
+    assert main(["build", "--generation", "1"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: generation 1 can't be made again: ")
+    assert "hint: it was made by imagebuilder " in err
