@@ -45,9 +45,21 @@ class Stage:
                 found[package] = tuple(purposes)
         return found
 
+    @property
+    def step(self) -> Derivation:
+        """What is read once and then kept; it needs the .debs of all packages."""
+        return Derivation(
+            f"{self.role}-components",
+            {
+                "base": self.base,
+                "packages": sorted(package.sha256 for package in self.packages),
+                "builder": [sha256_of(PACKAGE / name) for name in ("components.py", "inventory.py")],
+            },
+        )
+
 
 def components(store: Store, tools: Tools, stage: Stage) -> tuple[Component, ...]:
-    """Return every component of *stage*'s image, sorted; the .debs must be in the store."""
+    """Return every component of *stage*'s image, sorted; unless the store has the stage's step, it needs the .debs."""
     said = _facts(store, tools, stage)
     debian = [
         Component(
@@ -68,19 +80,11 @@ def components(store: Store, tools: Tools, stage: Stage) -> tuple[Component, ...
 
 def _facts(store: Store, tools: Tools, stage: Stage) -> dict[str, Any]:
     """Return what the packages themselves say, kept in the store as it takes seconds to read."""
-    step = Derivation(
-        f"{stage.role}-components",
-        {
-            "base": stage.base,
-            "packages": sorted(package.sha256 for package in stage.packages),
-            "builder": [sha256_of(PACKAGE / name) for name in ("components.py", "inventory.py")],
-        },
-    )
 
     def make(folder: Path) -> None:
         base = store.root / "outputs" / stage.base
         with store.workspace() as work:
-            argv = ["fsck.erofs", f"--extract={work}/tree", "--overwrite", str(base / "root.erofs")]
+            argv = ["fsck.erofs", f"--extract={work}/tree", "--overwrite", "--no-preserve", str(base / "root.erofs")]
             run(tools.argv(argv, read=[base], write=[work]))
             said = {
                 "debian": {p.name: _debian_facts(store, p, work / "tree") for p in stage.packages},
@@ -88,7 +92,7 @@ def _facts(store: Store, tools: Tools, stage: Stage) -> dict[str, Any]:
             }
         (folder / "components.json").write_text(json.dumps(said, indent=1, sort_keys=True))
 
-    found: dict[str, Any] = json.loads((store.output(step, make) / "components.json").read_text())
+    found: dict[str, Any] = json.loads((store.output(stage.step, make) / "components.json").read_text())
     return found
 
 

@@ -51,7 +51,8 @@ def run(args: Namespace) -> int:
     advisories = advisories_in(args.vulnerabilities) if args.vulnerabilities else ()
     lock = parse_lock(generation.input("topology.lock").decode(), source=f"the lock of generation {generation.number}")
     stage = Stage(args.role, _output(store, generation, f"{args.role}-base"), lock, generation.npm_lock())
-    fetch(store, stage.packages, sources_of(args))
+    if not store.has(stage.step):
+        fetch(store, stage.packages, sources_of(args))
     found = components(store, Tools(store.root / "outputs" / _output(store, generation, "tools")), stage)
     threats = findings(found, advisories)
     if args.vulnerabilities and not args.json:
