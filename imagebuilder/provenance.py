@@ -14,15 +14,13 @@ from imagebuilder import __version__
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.plan import Plan
 from imagebuilder.signing import Envelope, PublicKey, UntrustedError, verify
-from imagebuilder.statement import PAYLOAD_TYPE, Sha256, Statement, Subject, subject
+from imagebuilder.statement import PAYLOAD_TYPE, Sha256, Statement, subject
 from imagebuilder.topology import Role
 
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:imagebuilder:build:1"
 """Says what the parameters mean: the operator's files by name, and the key of each step by name."""
 BUILDER = "urn:imagebuilder"
-SUBJECT = "imagebuilder-"
-"""Begins the name of an image."""
 
 
 class Loose(BaseModel):
@@ -120,7 +118,7 @@ def provenance(plan: Plan, inputs: Mapping[str, bytes], images: Mapping[Role, st
     *inputs* are the operator's files by name, *npm_lock* is the text of npm's package-lock.json.
     """
     return Statement(
-        subject=tuple(subject(f"{SUBJECT}{role}", sha256) for role, sha256 in images.items()),
+        subject=tuple(subject(str(role), sha256) for role, sha256 in images.items()),
         predicate_type=PREDICATE_TYPE,
         predicate={
             "buildDefinition": {
@@ -181,13 +179,9 @@ def _claim(statement: Statement, *, signed: bool, source: str) -> Claim:
         place = ".".join(map(str, first["loc"]))
         raise ImagebuilderError(f"{source} is no provenance of images: {place}: {first['msg'].lower()}") from error
     return Claim(
-        images={role: sha256 for role in Role if (sha256 := _digest(statement.subject, role))},
+        images={Role(name): sha256 for name, sha256 in statement.digests().items() if name in set(Role)},
         files=said.build_definition.external.files,
         steps=said.build_definition.internal.steps,
         version=said.run_details.builder.version.get("imagebuilder", "?"),
         signed=signed,
     )
-
-
-def _digest(subjects: Iterable[Subject], role: Role) -> str | None:
-    return next((one.sha256 for one in subjects if one.name == f"{SUBJECT}{role}"), None)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from imagebuilder.attestation import PREDICATE_TYPE
 from imagebuilder.build.image import command_line
 from imagebuilder.cli import main
 from imagebuilder.commands.files import Files
@@ -54,7 +55,9 @@ def recorded(site: Path, *, mtu: int = 1420) -> Generation:
 def attest(site: Path) -> Path:
     """Say that the images passed, where the gate looks for it, and return that file."""
     statement = Statement(
-        subject=tuple(subject(role, "0" * 64) for role in Role), predicate_type="test", predicate={"result": "PASSED"}
+        subject=tuple(subject(role, "0" * 64) for role in Role),
+        predicate_type=PREDICATE_TYPE,
+        predicate={"result": "PASSED"},
     )
     path = site / f"store/attestations/{'0' * 64}-{'0' * 64}.json"
     path.parent.mkdir()

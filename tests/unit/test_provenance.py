@@ -107,4 +107,4 @@ def test_the_envelope_is_what_other_tools_read() -> None:
 
     assert told["_type"] == "https://in-toto.io/Statement/v1"
     assert told["predicateType"] == "https://slsa.dev/provenance/v1"
-    assert [one["name"] for one in told["subject"]] == ["imagebuilder-proxy", "imagebuilder-client"]
+    assert [one["name"] for one in told["subject"]] == ["proxy", "client"]
