@@ -1,5 +1,7 @@
 """What runs the machines here, and how fast: found out by booting something. Starts QEMU for a few seconds."""
 
+import contextlib
+import functools
 import json
 import os
 import platform
@@ -22,6 +24,8 @@ KVM_DEVICES = (KVM.parent,)
 """What QEMU must see for it: the folder, as the sandbox has no way to lay out a single device node."""
 PROBE = 2
 """Raised when the probe changes, so that what an older one found is not believed."""
+REMEMBERED_MOST = 16
+"""Machines, kernels and versions of QEMU that are remembered, for stores that several machines share."""
 LOOPS = 300_000_000
 """How far the probe counts."""
 NATURAL_S = 0.12
@@ -52,13 +56,15 @@ def find_accelerator(tools: Tools, remembered: Path, *, boots_linux: Callable[[A
     Whether KVM boots is looked up in the folder *remembered*; there may be a /dev/kvm on which a boot sector counts
     well and a Linux hangs, so *boots_linux* is asked last.
     """
-    key = f"probe {PROBE}: {platform.node()} {platform.release()} {_processor()} {_qemu_version(tools)}"
+    key = f"probe {PROBE}: {platform.node()} {platform.release()} {processor()} {qemu_version(tools)}"
     notes = remembered / "accelerator.json"
-    known: dict[str, bool] = json.loads(notes.read_text()) if notes.is_file() else {}
+    known = known_accelerators(notes)
     if key not in known:
-        known = {key: _kvm_works(tools, boots_linux)}
+        known = dict([*known.items(), (key, _kvm_works(tools, boots_linux))][-REMEMBERED_MOST:])
         remembered.mkdir(parents=True, exist_ok=True)
-        notes.write_text(json.dumps(known) + "\n")
+        with tempfile.NamedTemporaryFile("w", dir=remembered, prefix=".accelerator.", delete=False) as new:
+            new.write(json.dumps(known) + "\n")
+        Path(new.name).replace(notes)
     kind = Acceleration.KVM if known[key] else Acceleration.TCG
     seconds = count_in_boot_sector(tools, kind, timeout_s=SECTOR_S)
     if seconds is None:
@@ -67,6 +73,15 @@ def find_accelerator(tools: Tools, remembered: Path, *, boots_linux: Callable[[A
     factor = min(max(seconds / NATURAL_S, least), MOST)
     say(f"machines run by {kind}; waits are {factor:.0f} times the natural ones")
     return Accelerator(kind, Patience(factor), KVM_DEVICES if kind is Acceleration.KVM else ())
+
+
+def known_accelerators(notes: Path) -> dict[str, bool]:
+    """Return what was found on which machine, with which kernel and QEMU; nothing when the notes are damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(notes.read_text())
+        if isinstance(known, dict):
+            return known
+    return {}
 
 
 def _kvm_works(tools: Tools, boots_linux: Callable[[Acceleration], bool]) -> bool:
@@ -140,12 +155,15 @@ def _timed(process: subprocess.Popen[bytes], timeout_s: float) -> float | None:
     return seen[b"B"] - seen[b"A"] if b"A" in seen else None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return what this machine's processor calls itself."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
 
 
-def _qemu_version(tools: Tools) -> str:
+@functools.cache
+def qemu_version(tools: Tools) -> str:
+    """Return what QEMU says of itself, with Debian's version."""
     return run(tools.argv(["qemu-system-x86_64", "--version"])).text.splitlines()[0]

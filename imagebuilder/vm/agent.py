@@ -19,6 +19,10 @@ PORT = "bed.shell"
 """Name of the virtio-serial port of the shell."""
 JOURNAL_PORT = "bed.journal"
 """Name of the virtio-serial port that the journal is copied to."""
+TERMINAL = "hvc0"
+"""The machine's end of the terminal for people."""
+TERMINAL_DROPIN = "[Service]\nExecStart=\nExecStart=-/bin/bash --login\nWorkingDirectory=/root\n"
+"""Instead of a login: who sits here owns the machine."""
 TIMED_OUT = 124
 """Status of a script that was killed as its time was up, as timeout(1) has it."""
 GRACE_S = 15.0
@@ -103,6 +107,8 @@ def credentials() -> dict[str, bytes]:
         "systemd.extra-unit.bed-shell.service": shell.encode(),
         "systemd.extra-unit.bed-journal.service": journal.encode(),
         "systemd.unit-dropin.sysinit.target~bed": wanted.encode(),
+        # systemd itself puts a login on the terminal of virtualizers
+        f"systemd.unit-dropin.serial-getty@{TERMINAL}.service~bed": TERMINAL_DROPIN.encode(),
     }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagebuilder.record import Complaint
-from imagebuilder.vm.machine import ESCAPES
+from imagebuilder.vm.chassis import ESCAPES
 
 SIGNS = {
     "kernel panic": r"Kernel panic - not syncing",

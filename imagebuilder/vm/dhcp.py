@@ -27,6 +27,8 @@ def dnsmasq_argv(interface: str, lease: Lease, leases: Path, *, resolver: IPv4Ad
     argv += [f"--server={resolver}"] if resolver else ["--port=0"]
     argv += [f"--dhcp-range={network.network_address},static,{network.netmask},12h"]
     argv += [f"--dhcp-option=option:router,{lease.router}", "--log-dhcp", "--log-facility=-"]
+    # A machine that goes on from an earlier run renews a lease that this server never gave.
+    argv += ["--dhcp-authoritative"]
     addresses = [str(lease.ipv4.ip)]
     if lease.ipv6 is not None:
         argv += [

@@ -1,155 +1,27 @@
-"""A booted image: start and stop it, run commands in it, wait for it. Owns one QEMU process."""
+"""A booted image from inside: run commands in it, wait for it, look at it. Talks to its root shell."""
 
-import contextlib
+import base64
 import re
 import shlex
-import subprocess
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
-from imagebuilder.errors import ImagebuilderError
-from imagebuilder.run import environment, say
-from imagebuilder.tools import Tools
-from imagebuilder.vm.agent import TIMED_OUT, Agent, AgentError, Completed
-from imagebuilder.vm.namespace import entered
-from imagebuilder.vm.qemu import Hardware, qemu_argv
-from imagebuilder.vm.qmp import Qmp, QmpError
-from imagebuilder.vm.waiting import NATURAL, ExpectationError, HopelessError, Patience, Seen, wait_for
+from imagebuilder.run import say
+from imagebuilder.vm.agent import TIMED_OUT, AgentError, Completed
+from imagebuilder.vm.chassis import Chassis, MachineError
+from imagebuilder.vm.waiting import ExpectationError, HopelessError, Seen, wait_for
 
-ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[()][0-9A-Z]|c)")
-"""What a terminal would not show (ECMA-48 sections 5.4 and 5.6)."""
 HELLO_S = 25.0
 """Seconds that a machine with its own processor may take from power-on to the root shell."""
 SETTLED_S = 30.0
 """Seconds that it may then take until systemd has nothing left to start."""
+PIECE = 2**20
+"""Bytes that are written to a file in the machine at once."""
 
 
-class MachineError(ImagebuilderError):
-    """The bed could not do its part: QEMU or the shell inside is gone."""
-
-
-class Machine:
-    """One machine: QEMU as a child process, a root shell inside, console and journal in files."""
-
-    def __init__(
-        self,
-        hardware: Hardware,
-        tools: Tools,
-        *,
-        reports: Path,
-        network: str | None = None,
-        patience: Patience = NATURAL,
-        read: Sequence[Path] = (),
-        write: Sequence[Path] = (),
-        devices: Sequence[Path] = (),
-    ) -> None:
-        self.hardware = hardware
-        self.name = hardware.name
-        self.patience = patience
-        self.console_file = reports / f"{self.name}.console.txt"
-        self.journal_file = reports / f"{self.name}.journal.txt"
-        self.messages_file = reports / f"{self.name}.qemu.txt"
-        self._tools = tools
-        self._network = network
-        self._read = tuple(read)
-        self._write = (hardware.folder, reports, *write)
-        self._devices = tuple(devices)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._qmp: Qmp | None = None
-        self._agent = Agent(hardware.shell_socket)
-        self._started = 0.0
-        self.hello_s: float | None = None
-        """Seconds from power-on to the root shell, at the last boot."""
-        self.settled_s: float | None = None
-        """Seconds from power-on until systemd had nothing left to start, at the last boot."""
-
-    # --- power
-
-    def start(self, *, resume: bool = False) -> None:
-        """Switch the machine on, or with *resume* prepare it for a saved memory, and return at once."""
-        if self.running:
-            raise MachineError(f"{self.name} is on already")
-        hardware = replace(self.hardware, incoming=resume)
-        argv = qemu_argv(hardware, console=self.console_file, journal=self.journal_file)
-        for stale in (hardware.qmp_socket, hardware.shell_socket):
-            stale.unlink(missing_ok=True)
-        for file in (self.console_file, self.journal_file):
-            file.touch()
-        command = self._tools.argv(argv, network=True, read=self._read, write=self._write, devices=self._devices)
-        self._started = time.monotonic()
-        self.hello_s = self.settled_s = None
-        place = entered(self._network) if self._network else contextlib.nullcontext()
-        with place, self.messages_file.open("ab") as messages:
-            self._process = subprocess.Popen(
-                command, env=environment(), stdin=subprocess.DEVNULL, stdout=messages, stderr=messages
-            )
-        try:
-            self._qmp = Qmp(hardware.qmp_socket)
-            self._agent.connect()
-        except ImagebuilderError as error:
-            self.kill()
-            raise MachineError(f"{self.name} did not start: {error}\n{self._messages()}") from error
-
-    @property
-    def running(self) -> bool:
-        """Whether QEMU runs."""
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def qmp(self) -> Qmp:
-        """QEMU's own commands, for faults and snapshots."""
-        if self._qmp is None:
-            raise MachineError(f"{self.name} is off")
-        return self._qmp
-
-    def stop(self, *, within_s: float = 30) -> None:
-        """Press the power button and wait until the machine is off; pull the plug when that takes too long."""
-        if not self.running:
-            return
-        # Not every image runs something that listens to the button.
-        with contextlib.suppress(QmpError, AgentError):
-            self.qmp.command("system_powerdown")
-            if self.hello_s is not None:
-                self._agent.run("systemctl --no-block poweroff", timeout_s=self.patience.seconds(5))
-        process = self._process
-        assert process is not None
-        try:
-            process.wait(self.patience.seconds(within_s))
-        except subprocess.TimeoutExpired:
-            say(f"{self.name} did not switch itself off within {self.patience.seconds(within_s):.0f} s: plug pulled")
-        self.kill()
-
-    def kill(self) -> None:
-        """Pull the plug."""
-        self._agent.close()
-        if self._qmp is not None:
-            self._qmp.close()
-            self._qmp = None
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def reset(self) -> None:
-        """Press the reset button; the next wait is for the new boot."""
-        self.qmp.command("system_reset")
-        self._started = time.monotonic()
-        self.hello_s = self.settled_s = None
-        self._agent.connect()
-
-    def freeze(self) -> None:
-        """Stop the processor; the network goes quiet without a word."""
-        self.qmp.command("stop")
-
-    def unfreeze(self) -> None:
-        """Let the processor go on."""
-        self.qmp.command("cont")
-
-    def link(self, *, up: bool, number: int = 0) -> None:
-        """Plug the cable of network card *number* in or out."""
-        self.qmp.command("set_link", name=f"net{number}", up=up)
+class Machine(Chassis):
+    """One machine, with a root shell inside."""
 
     # --- commands inside
 
@@ -175,15 +47,38 @@ class Machine:
             raise ExpectationError(f"{self.name}: {_what(script)} was to fail and {_outcome(done)}")
         return done.text + done.stderr.decode(errors="replace")
 
+    def systemctl(self, order: str, *, timeout_s: float = 60) -> str:
+        """Run ``systemctl ORDER``, which must succeed, and return its output."""
+        return self.succeed(f"systemctl {order}", timeout_s=timeout_s)
+
+    def read_file(self, path: str) -> bytes:
+        """Return the content of *path* in the machine."""
+        done = self.execute(f"cat -- {shlex.quote(path)}")
+        if done.status:
+            raise ExpectationError(f"{self.name}: {path} can't be read: {_tail(done)}")
+        return done.stdout
+
     def write_file(self, path: str, content: bytes, *, mode: str = "0644") -> None:
         """Write *content* to *path* in the machine."""
         quoted = shlex.quote(path)
-        octal = "".join(f"\\x{byte:02x}" for byte in content)
-        self.succeed(f"umask 077; printf '%b' '{octal}' >{quoted} && chmod {mode} {quoted}")
+        self.succeed(f"umask 077; : >{quoted}")
+        for start in range(0, len(content), PIECE):
+            piece = base64.b64encode(content[start : start + PIECE]).decode()
+            self.succeed(f"base64 --decode >>{quoted} <<<{piece}")
+        self.succeed(f"chmod {mode} {quoted}")
 
-    def set_clock(self, seconds: float | None = None) -> None:
-        """Set the machine's clock to *seconds* since 1970, or to this host's."""
-        self.succeed(f"date --utc --set=@{time.time() if seconds is None else seconds:.3f}")
+    def copy_to(self, source: Path, path: str) -> None:
+        """Copy the file *source* of this machine to *path* in the other."""
+        self.write_file(path, source.read_bytes(), mode=f"{source.stat().st_mode & 0o777:o}")
+
+    def copy_from(self, path: str, target: Path) -> None:
+        """Copy the file *path* in the machine to *target* here."""
+        target.write_bytes(self.read_file(path))
+
+    def set_clock(self, seconds: float | None = None, *, further: str = "true") -> None:
+        """Set the machine's clock to *seconds* since 1970, or to this host's, and do *further*, a script."""
+        now = time.time() if seconds is None else seconds
+        self.succeed(f"date --utc --set=@{now:.3f} >/dev/null && {{ {further}; }}")
 
     # --- waits
 
@@ -198,6 +93,43 @@ class Machine:
 
         self._wait(f"success of {_what(script)}", look, within_s)
         return last.text
+
+    def wait_until_fails(self, script: str, *, within_s: float = 60) -> str:
+        """Return all that *script* said once its status is not 0 any more."""
+        last = Completed(0, b"", b"")
+
+        def look() -> Seen:
+            nonlocal last
+            last = self.execute(script, timeout_s=within_s)
+            return Seen(last.status not in (0, TIMED_OUT), _outcome(last))
+
+        self._wait(f"failure of {_what(script)}", look, within_s)
+        return last.text + last.stderr.decode(errors="replace")
+
+    def wait_for_file(self, path: str, *, within_s: float = 60) -> None:
+        """Return when there is something at *path*."""
+        self.wait_until_succeeds(f"test -e {shlex.quote(path)}", within_s=within_s)
+
+    def wait_for_console(self, pattern: str, *, within_s: float = 60) -> str:
+        """Return what the regular expression *pattern* found on the serial console, as soon as it does."""
+        return self._wait_for_text("console", self.console, pattern, within_s)
+
+    def wait_for_journal(self, pattern: str, *, within_s: float = 60) -> str:
+        """Return what the regular expression *pattern* found in the live journal, as soon as it does."""
+        return self._wait_for_text("journal", lambda: self.journal_file.read_text(errors="replace"), pattern, within_s)
+
+    def _wait_for_text(self, title: str, read: Callable[[], str], pattern: str, within_s: float) -> str:
+        found: list[str] = []
+
+        def look() -> Seen:
+            text = read()
+            found.extend(match[0] for match in re.finditer(pattern, text, re.MULTILINE))
+            if not found and not self.running:
+                raise HopelessError(f"{self.name} is off, and its {title} has no {pattern!r}")
+            return Seen(bool(found), (text.strip().splitlines() or ["nothing"])[-1])
+
+        self._wait(f"{pattern!r} in the {title}", look, within_s)
+        return found[0]
 
     def wait_for_unit(self, unit: str, *, within_s: float = 60) -> None:
         """Return when the systemd *unit* is active; fail at once when it failed, or nothing will start it."""
@@ -223,6 +155,15 @@ class Machine:
     def wait_for_open_port(self, port: int, *, address: str = "127.0.0.1", within_s: float = 60) -> None:
         """Return when a TCP connection to *address* and *port* succeeds from inside the machine."""
         self.wait_until_succeeds(f"exec 5<>/dev/tcp/{address}/{port}", within_s=within_s)
+
+    def wait_for_closed_port(self, port: int, *, address: str = "127.0.0.1", within_s: float = 60) -> None:
+        """Return when a TCP connection to *address* and *port* fails from inside the machine."""
+        self.wait_until_fails(f"exec 5<>/dev/tcp/{address}/{port}", within_s=within_s)
+
+    def wait_for_shutdown(self, *, within_s: float = 30) -> None:
+        """Return when the machine has switched itself off."""
+        self._wait("the end", lambda: Seen(not self.running, "it runs"), within_s)
+        self.kill()
 
     def wait_for_hello(self) -> float:
         """Return the seconds from power-on to the root shell."""
@@ -273,32 +214,7 @@ class Machine:
         script += f" --lines={lines}" if lines else ""
         return self.succeed(script)
 
-    def console(self) -> str:
-        """Return what the serial console showed since the machine was first switched on."""
-        text = self.console_file.read_bytes().decode(errors="replace")
-        return ESCAPES.sub("", text).replace("\r", "")
-
-    def screenshot(self, path: Path) -> None:
-        """Write what the screen shows to *path*, as PNG; its folder must be one that QEMU may write to."""
-        self.qmp.command("screendump", filename=str(path), format="png")
-
-    def report(self, *, lines: int = 60) -> str:
-        """Return the ends of console and journal, for a failed test."""
-        journal = self.journal_file.read_text(errors="replace") if self.journal_file.exists() else ""
-        console = self.console() if self.console_file.exists() else ""
-        parts = (("console", console), ("journal", journal), ("QEMU", self._messages()))
-        return "\n".join(
-            f"--- {self.name}: end of {title}\n" + "\n".join(text.splitlines()[-lines:])
-            for title, text in parts
-            if text
-        )
-
     # --- inside
-
-    def resumed(self) -> None:
-        """Say that a saved memory goes on: the shell is there without a hello."""
-        self._started = time.monotonic()
-        self.hello_s = 0.0
 
     def _wait_for_shell(self) -> None:
         if self.hello_s is not None:
@@ -322,15 +238,6 @@ class Machine:
 
     def _wait(self, what: str, look: Callable[[], Seen], within_s: float, *, every_s: float = 0.25) -> None:
         wait_for(f"{what} on {self.name}", look, within_s=self.patience.seconds(within_s), every_s=every_s)
-
-    def _if_dead(self) -> str:
-        if self.running:
-            return ""
-        status = self._process.poll() if self._process else None
-        return f"; QEMU is not running (status {status})\n{self._messages()}"
-
-    def _messages(self) -> str:
-        return self.messages_file.read_text(errors="replace")[-2000:] if self.messages_file.exists() else ""
 
 
 def _what(script: str) -> str:

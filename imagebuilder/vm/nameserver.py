@@ -1,5 +1,6 @@
 """The one name server of the world: a signed root zone that holds every name there is. Owns one knotd process."""
 
+import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,7 @@ import dns.rdatatype
 
 from imagebuilder.dns import ROOT_SERVERS, Record
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.run import environment
+from imagebuilder.run import environment, run
 from imagebuilder.tools import Tools
 from imagebuilder.vm.addresses import FORMER_ROOT_SERVERS
 from imagebuilder.vm.namespace import entered
@@ -38,7 +39,7 @@ def root_addresses() -> tuple[str, ...]:
 
 
 def knot_configuration(folder: Path, listen: Sequence[str]) -> str:
-    """Return knotd's configuration: one zone, signed at once with a key that lives as long as the world. Pure."""
+    """Return knotd's configuration: one zone, signed at once with the one key there is. Pure."""
     return f"""\
 server:
     rundir: {folder}
@@ -69,6 +70,15 @@ zone:
 """
 
 
+def make_zone_key(tools: Tools, folder: Path) -> None:
+    """Put the root zone's key into *folder*, in knotd's own form."""
+    configuration = folder / "knot.conf"
+    configuration.write_text(knot_configuration(folder, ()))
+    order = ["keymgr", "-c", str(configuration), ".", "generate", "algorithm=ecdsap256sha256", "ksk=yes", "zsk=yes"]
+    run(tools.argv(order, write=[folder]))
+    configuration.unlink()
+
+
 class NameServer:
     """knotd on the host *network*, reachable at *listen*."""
 
@@ -80,10 +90,49 @@ class NameServer:
         self._process: subprocess.Popen[bytes] | None = None
         self.trust_anchor = ""
         """The zone's key as a zone file line; whoever trusts it can validate every name."""
+        self._serving: tuple[tuple[Record, ...], Path | None] = ((), None)
+        self._altered = False
 
-    def start(self, records: Iterable[Record]) -> None:
-        """Serve *records*, and wait until they are signed."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+    def start(self, records: Iterable[Record], *, keys: Path | None = None) -> None:
+        """Serve *records*, and wait until they are signed, with the key in *keys* or with one of its own."""
+        self._serving = (tuple(records), keys)
+        self.trust_anchor = self._serve(*self._serving)
+
+    def stop(self) -> None:
+        """Switch the name server off."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def lie(self, false: Iterable[Record]) -> None:
+        """Say *false* of these names and types, signed by a key that nobody should trust, until it is mended."""
+        false = tuple(false)
+        lied_about = {(record.owner, record.type) for record in false}
+        truth = (record for record in self._serving[0] if (record.owner, record.type) not in lied_about)
+        self.stop()
+        self._altered = True
+        self._serve((*truth, *false), None)
+
+    def go_down(self) -> None:
+        """Answer nobody until it is mended."""
+        self.stop()
+        self._altered = True
+
+    def mend(self) -> None:
+        """Say the truth again."""
+        if self._altered:
+            self.stop()
+            self._serve(*self._serving)
+            self._altered = False
+
+    def _serve(self, records: tuple[Record, ...], keys: Path | None) -> str:
+        """Start afresh with *records* and return the key that they are signed with."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if keys is None:
+            self._folder.mkdir(parents=True)
+        else:
+            shutil.copytree(keys, self._folder)
         (self._folder / "root.zone").write_text(root_zone(records))
         configuration = self._folder / "knot.conf"
         configuration.write_text(knot_configuration(self._folder, self._listen))
@@ -98,14 +147,7 @@ class NameServer:
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise ImagebuilderError(f"the name server does not answer:\n{log.read_text()[-2000:]}")
             time.sleep(0.05)
-        self.trust_anchor = anchor
-
-    def stop(self) -> None:
-        """Switch the name server off."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        return anchor
 
     def _key(self) -> str | None:
         query = dns.message.make_query(".", dns.rdatatype.DNSKEY, want_dnssec=True)

@@ -1,52 +1,57 @@
 """The proxy and the client of a topology, booted side by side in a world; saved and restored. Owns their disks."""
 
+import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from imagebuilder.build.image import Image
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.provision import nameless, secrets_filesystem
-from imagebuilder.run import run, say
+from imagebuilder.run import say
 from imagebuilder.secrets import Secrets, credentials
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
 from imagebuilder.vm import agent
-from imagebuilder.vm.accelerator import KVM_DEVICES, Accelerator
+from imagebuilder.vm.accelerator import KVM_DEVICES, Accelerator, processor, qemu_version
+from imagebuilder.vm.disks import move_sparsely, overlay, provision, qcow2, raw
 from imagebuilder.vm.machine import Machine
-from imagebuilder.vm.qemu import OVMF_VARIABLES, Acceleration, Firmware, Hardware, Nic, mac_address
+from imagebuilder.vm.qemu import OVMF_VARIABLES, Acceleration, Firmware, Hardware, Nic, mac_address, qemu_argv
+from imagebuilder.vm.snapshots import Saved
 from imagebuilder.vm.world import FOLDER, TAPS, World
 
-DISK_GIB = 12
-"""Size of each machine's disk, as the reference VPS has about that."""
 MEMORY_MIB = {Role.PROXY: 1024, Role.CLIENT: 2048}
 """Memory of each machine; the proxy's is that of the reference VPS."""
 ROOT_KEY = "/run/bed-root.key"
 """Where the machine finds the key of the world's root zone."""
-SAVE_S = 60.0
-"""Seconds that writing or reading the memory may take."""
-MAPPED_RAM = ({"capability": "mapped-ram", "state": True},)
+EMULATED_DEADLINE_S = 1200.0
+"""Seconds that a machine without a processor of its own may wait for a device or a service while booting."""
+TUNNEL_S = 10.0
+"""Seconds that the tunnel may take to pass the first packets after a pause."""
+IMAP_BEHIND = 10993
+"""Port of the client, inside the tunnel, that answers when all is well."""
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A booted pair at rest: disks that nobody writes to any more, and the memories that go with them."""
-
-    disks: Mapping[Role, Path]
-    memories: Mapping[Role, Path]
-    variables: Mapping[Role, Path]
-
-
-@dataclass
 class BootTimes:
     """Seconds from power-on, of one boot of the pair."""
 
     hello_s: dict[Role, float]
     settled_s: dict[Role, float]
     mail_ready_s: float
+
+    def facts(self) -> dict[str, object]:
+        """Return them as they are kept."""
+        return asdict(self)
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> "BootTimes":
+        """Return what *facts* made of them."""
+        hello, settled = ({Role(role): s for role, s in facts[name].items()} for name in ("hello_s", "settled_s"))
+        return cls(hello, settled, facts["mail_ready_s"])
 
 
 class Pair:
@@ -72,12 +77,6 @@ class Pair:
         self._disks = disks
         self._reports = reports
         self._count = 0
-        self._disk = {role: disks / f"{role}.qcow2" for role in Role}
-        self._variables = {role: disks / f"{role}.variables" for role in Role}
-        for role in Role:
-            overlay(self._tools, images[role].path, "raw", self._disk[role])
-            provision(self._tools, images[role], credentials(secrets, world.topology, role), self._disk[role])
-            shutil.copyfile(world.tools.tree / OVMF_VARIABLES.relative_to("/"), self._variables[role])
         self.machines = {role: self._machine(role) for role in Role}
 
     @property
@@ -92,6 +91,12 @@ class Pair:
 
     def boot(self, mail_ready: Callable[[], None]) -> BootTimes:
         """Switch both on, wait until systemd settled on both and *mail_ready* returns; return how long it took."""
+        self._next_disks()
+        for role in Role:
+            overlay(self._tools, raw(self.images[role].path), self._disk(role))
+            provision(self._tools, self.images[role], self._credentials(role), self._disk(role))
+            shutil.copyfile(self._tools.tree / OVMF_VARIABLES.relative_to("/"), self._variables(role))
+            self.machines[role] = self._machine(role)
         started = time.monotonic()
         for machine in self.machines.values():
             machine.start()
@@ -108,54 +113,59 @@ class Pair:
         say(f"mail flows after {ready:.1f} s")
         return times
 
-    def save(self) -> Saved:
-        """Freeze both machines, write their memories down, and switch them off; their disks stay as they are."""
-        memories = {role: self._disks / f"{role}.memory" for role in Role}
+    def save(self, folder: Path) -> None:
+        """Freeze both machines and switch them off; lay down in *folder* all that Saved needs to go on from here."""
         for machine in self.machines.values():
             machine.freeze()
-
-        def write(role: Role) -> None:
-            machine = self.machines[role]
-            memories[role].unlink(missing_ok=True)
-            machine.qmp.command("migrate-set-capabilities", capabilities=list(MAPPED_RAM))
-            machine.qmp.command("migrate", uri=f"file:{memories[role]}")
-            machine.qmp.wait_for_migration(timeout_s=machine.patience.seconds(SAVE_S))
-            machine.kill()
-
-        with ThreadPoolExecutor(len(Role)) as threads:
-            list(threads.map(write, Role))
-        return Saved(dict(self._disk), memories, dict(self._variables))
+        saved = Saved(folder)
+        for role, machine in self.machines.items():
+            state = self._disks / f"{role}.state"
+            machine.keep(state)
+            memory = saved.memory(role)
+            moves = (
+                (self._disk(role), saved.disk(role)),
+                (self._variables(role), saved.variables(role)),
+                (self._ram(role), memory.ram),
+                (state, memory.state),
+            )
+            for source, target in moves:
+                move_sparsely(source, target)
+            for source, target in zip((machine.console_file, machine.journal_file), saved.story(role), strict=True):
+                shutil.copyfile(source, target)
 
     def restore(self, saved: Saved) -> float:
         """Switch off what runs, go on from *saved* with fresh disks over its disks; return the seconds it took.
 
-        The clocks of the machines are set to this host's, as they stood still meanwhile.
+        The clocks of the machines are set to this host's, as they stood still meanwhile, and the tunnel is up.
         """
         started = time.monotonic()
         self.kill()
-        self._count += 1
-        for role in Role:
-            self._drop_disk(role, saved)
-            self._disk[role] = self._disks / f"{role}.{self._count}.qcow2"
-            self._variables[role] = self._disks / f"{role}.{self._count}.variables"
-            shutil.copyfile(saved.variables[role], self._variables[role])
-            self.machines[role] = self._machine(role)
+        self._next_disks()
 
-        def read(role: Role) -> None:
-            overlay(self._tools, saved.disks[role], "qcow2", self._disk[role])
-            machine = self.machines[role]
-            machine.start(resume=True)
-            machine.qmp.command("migrate-set-capabilities", capabilities=list(MAPPED_RAM))
-            machine.qmp.command("migrate-incoming", uri=f"file:{saved.memories[role]}")
-            machine.qmp.wait_for_migration(timeout_s=machine.patience.seconds(SAVE_S))
+        def restore(role: Role) -> None:
+            shutil.copyfile(self._empty_layer(role, saved), self._disk(role))
+            shutil.copyfile(saved.variables(role), self._variables(role))
+            machine = self.machines[role] = self._machine(role, saved)
+            for source, target in zip(saved.story(role), (machine.console_file, machine.journal_file), strict=True):
+                if not target.exists():
+                    shutil.copyfile(source, target)
+            machine.resume(saved.memory(role))
 
         with ThreadPoolExecutor(len(Role)) as threads:
-            list(threads.map(read, Role))
-        for machine in self.machines.values():
-            machine.unfreeze()
-            machine.resumed()
-        self._on_both(lambda machine: machine.set_clock())
+            list(threads.map(restore, Role))
+        self._on_both(self._wake)
         return time.monotonic() - started
+
+    def _wake(self, machine: Machine) -> None:
+        """Set the clock of *machine*, and open the way through the tunnel from its side."""
+        tunnel = self.world.topology.tunnel
+        if machine is self.client:
+            # The home line's router knows nothing of the tunnel any more until something goes out.
+            machine.set_clock(further=f"echo >/dev/udp/{tunnel.proxy_address}/9")
+            return
+        limit = self._accelerator.patience.seconds(TUNNEL_S)
+        attempt = f"timeout 2 bash -c 'exec 5<>/dev/tcp/{tunnel.client_address}/{IMAP_BEHIND}' 2>/dev/null"
+        machine.set_clock(further=f"SECONDS=0; until {attempt}; do (( SECONDS < {limit:.0f} )) || exit 1; done")
 
     def flip_byte(self, role: Role, offset: int) -> None:
         """Change the byte at *offset* of a running machine's disk, as failing hardware does; the image stays whole."""
@@ -192,21 +202,45 @@ class Pair:
                 self.kill()  # ends the other's wait
                 raise
 
-    def _drop_disk(self, role: Role, saved: Saved) -> None:
-        if self._disk[role] != saved.disks[role]:
-            self._disk[role].unlink(missing_ok=True)
-            self._variables[role].unlink(missing_ok=True)
+    def _empty_layer(self, role: Role, saved: Saved) -> Path:
+        """Return a disk over that of *saved* that nothing was written to, made once: a copy takes no time."""
+        layer = self._disks / f"{role}.over-{saved.folder.name}.qcow2"
+        if not layer.exists():
+            overlay(self._tools, qcow2(saved.disk(role), self.images[role].path), layer)
+        return layer
 
-    def _machine(self, role: Role) -> Machine:
+    def _next_disks(self) -> None:
+        """Remove the disks that were written to, and take new names."""
+        for role in Role:
+            for path in (self._disk(role), self._variables(role), self._ram(role)):
+                path.unlink(missing_ok=True)
+        self._count += 1
+
+    def _disk(self, role: Role) -> Path:
+        return self._disks / f"{role}.{self._count}.qcow2"
+
+    def _variables(self, role: Role) -> Path:
+        return self._disks / f"{role}.{self._count}.variables"
+
+    def _ram(self, role: Role) -> Path:
+        # In memory: on a disk the kernel would write it back all the time, which slows the machine down.
+        return FOLDER / str(role) / f"{self._count}.ram"
+
+    def _credentials(self, role: Role) -> dict[str, bytes]:
+        return credentials(self._secrets, self.world.topology, role)
+
+    def _machine(self, role: Role, saved: Saved | None = None) -> Machine:
+        """Return the machine of *role*, off; to go on from *saved*, or with its RAM in a file that can be kept."""
         folder = FOLDER / str(role)
         folder.mkdir(parents=True, exist_ok=True)
+        hardware = self.hardware(role, folder)
         return Machine(
-            self.hardware(role, folder),
+            hardware if saved else replace(hardware, ram=self._ram(role)),
             self._tools,
             reports=self._reports,
             network=self.world.network_of(role),
             patience=self._accelerator.patience,
-            read=[self.images[role].path],
+            read=[self.images[role].path, *([saved.folder] if saved else [])],
             write=[self._disks, Path("/dev/net")],
             devices=self._accelerator.devices,
         )
@@ -218,12 +252,31 @@ class Pair:
             folder=folder,
             memory_mib=MEMORY_MIB[role],
             acceleration=self._accelerator.kind,
-            disk=self._disk[role],
+            disk=self._disk(role),
             firmware=self.firmware,
-            variables=self._variables[role],
+            variables=self._variables(role),
             nics=(Nic(TAPS[role], mac_address(role)),),
+            boot_deadline_s=EMULATED_DEADLINE_S if self._accelerator.kind is Acceleration.TCG else None,
             credentials=tuple((agent.credentials() | root_key_credentials(self.world.dns.trust_anchor)).items()),
         )
+
+    def parts(self) -> dict[str, str]:
+        """Return all that a booted pair is determined by, named: what a saved one is found by."""
+        parts = {
+            "firmware": str(self.firmware),
+            "topology": self.world.topology.model_dump_json(),
+            "names and addresses of the world": f"{self.world.places} {self.world.records}",
+            "keys of the bed": self.world.identity.digest,
+            "QEMU": qemu_version(self._tools),
+            "processor": processor() if self._accelerator.kind is Acceleration.KVM else "emulated",
+        }
+        for role in Role:
+            parts[f"image of the {role}"] = self.images[role].sha256
+            argv = qemu_argv(self.hardware(role, FOLDER / str(role)), console=FOLDER, journal=FOLDER)
+            own = (str(self._disk(role)), str(self._variables(role)))
+            text = " ".join(argv).replace(own[0], "DISK").replace(own[1], "VARIABLES")
+            parts[f"machine of the {role}"] = hashlib.sha256(text.encode()).hexdigest()
+        return parts
 
 
 def root_key_credentials(trust_anchor: str) -> dict[str, bytes]:
@@ -235,31 +288,11 @@ def root_key_credentials(trust_anchor: str) -> dict[str, bytes]:
     }
 
 
-def overlay(tools: Tools, base: Path, base_format: str, path: Path) -> None:
-    """Make *path* a disk that shows *base* and keeps what is written to it."""
-    path.unlink(missing_ok=True)
-    # -u: the base is not opened, as what lies below it may not be in sight here
-    argv = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", str(base), "-F", base_format, str(path)]
-    run(tools.argv([*argv, f"{DISK_GIB}G"], write=[path.parent]))
-
-
-def provision(tools: Tools, image: Image, files: Mapping[str, bytes], disk: Path) -> None:
-    """Write the credentials *files* into the secrets partition of *disk*, an overlay over *image*."""
-    filesystem = secrets_filesystem(tools, files, limit_bytes=image.secrets_size)
-
-    def write(path: str) -> None:
-        Path(path).write_bytes(filesystem)
-        order = f"write -q -s {path} {image.secrets_offset} {len(filesystem)}"
-        run(tools.argv(["qemu-io", "-f", "qcow2", "-c", order, str(disk)], read=[image.path], write=[disk.parent]))
-
-    nameless(write)
-
-
 def boots_linux(tools: Tools, image: Image, folder: Path, kind: Acceleration) -> bool:
     """Return whether *image* gets as far as its root shell when run by *kind*; for find_accelerator."""
     disk, variables, sockets = folder / "probe.qcow2", folder / "probe.variables", FOLDER / "probe"
     sockets.mkdir(parents=True, exist_ok=True)
-    overlay(tools, image.path, "raw", disk)
+    overlay(tools, raw(image.path), disk)
     shutil.copyfile(tools.tree / OVMF_VARIABLES.relative_to("/"), variables)
     hardware = Hardware(
         "probe", sockets, MEMORY_MIB[image.role], kind, disk, variables=variables,

@@ -4,17 +4,21 @@ import re
 import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from pdb import Pdb
 
 import pytest
 
 from imagebuilder.errors import ImagebuilderError
+from imagebuilder.run import say
 from imagebuilder.topology import Topology
 from imagebuilder.vm.boot_chart import boot_chart_of
 from imagebuilder.vm.complaints import Consoles
 from imagebuilder.vm.ledger import EVIDENCE, FAULT
 from imagebuilder.vm.machine import Machine
+from imagebuilder.vm.outside import command_environment
 from imagebuilder.vm.pair import Pair
 from imagebuilder.vm.people import Person, Stranger
+from imagebuilder.vm.prompt import Prompt
 from imagebuilder.vm.qemu import Acceleration
 from imagebuilder.vm.session import Session
 from imagebuilder.vm.sightings import Doors
@@ -64,6 +68,7 @@ class Bed:
         if not self.session.seen.charts:
             self.session.seen.charts = {role: boot_chart_of(machine) for role, machine in pair.machines.items()}
         yield pair
+        self.session.world.mend()
 
     @pytest.fixture
     def proxy(self, pair: Pair) -> Machine:
@@ -116,6 +121,19 @@ class Bed:
             for kept in self._keep(item.name):
                 report.user_properties.append((EVIDENCE, kept))
         return report
+
+    @pytest.hookimpl
+    def pytest_enter_pdb(self, pdb: Pdb) -> None:
+        """With --pdb, give the debugger a command `bed` that opens the prompt of the pair, which is still on."""
+        pair = self.session.pair
+        if pair is None:
+            return
+
+        def opened(_: str) -> None:
+            Prompt(self.session, pair, command_environment(self.session, self.session.world.stranger)).cmdloop()
+
+        vars(pdb)["do_bed"] = opened
+        say("the machines are as the test left them: `bed` opens their prompt, `continue` goes on with the next test")
 
     def _keep(self, test: str) -> Iterator[str]:
         """Copy what tells of a failure, and yield each copy's place in the folder of this run."""

@@ -19,6 +19,12 @@ OVMF_VARIABLES = PurePosixPath("/usr/share/OVMF/OVMF_VARS_4M.fd")
 """UEFI variables in the tools tree; each machine has its own copy."""
 
 
+DISK_DEVICE = "disk0"
+"""Name of the card that the disk hangs on, for faults."""
+DISK_NODE = "disk-whole"
+"""Name of the disk itself, as QEMU's block layer has it."""
+
+
 class Firmware(StrEnum):
     """What starts the machine."""
 
@@ -52,6 +58,16 @@ class Nic:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What a machine that was frozen goes on from; nothing is ever written to it again."""
+
+    ram: Path
+    """Its RAM, as it is; sparse. Machines that go on from it share it, each keeping its own changes to itself."""
+    state: Path
+    """All the rest: processors and devices."""
+
+
+@dataclass(frozen=True)
 class Hardware:
     """All that QEMU is told about one machine."""
 
@@ -69,9 +85,13 @@ class Hardware:
     nics: tuple[Nic, ...] = ()
     credentials: tuple[tuple[str, bytes], ...] = ()
     """systemd credentials, by name; PID 1 of the machine finds them in its SMBIOS tables."""
+    boot_deadline_s: float | None = None
+    """Seconds that systemd may wait for a device or a service by default; None: as long as it does anyhow."""
     cpus: int = 2
-    incoming: bool = False
-    """True: it waits for a saved memory instead of starting."""
+    ram: Path | None = None
+    """File that its RAM is in, so that it can be kept; None: that of the process."""
+    resumes: Memory | None = None
+    """What it waits to go on from, instead of starting."""
 
     @property
     def qmp_socket(self) -> Path:
@@ -83,9 +103,14 @@ class Hardware:
         """Where the root shell answers."""
         return self.folder / "shell"
 
-    def resumed(self) -> "Hardware":
-        """Return the same hardware, waiting for a saved memory."""
-        return replace(self, incoming=True)
+    @property
+    def terminal_socket(self) -> Path:
+        """Where the terminal of a person at the machine ends."""
+        return self.folder / "terminal"
+
+    def resuming(self, memory: Memory) -> "Hardware":
+        """Return the same hardware, waiting to go on from *memory*."""
+        return replace(self, resumes=memory, ram=None)
 
 
 def mac_address(name: str) -> str:
@@ -99,7 +124,7 @@ def qemu_argv(hardware: Hardware, *, console: Path, journal: Path) -> list[str]:
     argv = ["qemu-system-x86_64", "-name", hardware.name, "-nodefaults", "-no-user-config"]
     # The image takes its machine-id from the firmware, so that it lasts although /etc is read-only.
     argv += ["-uuid", str(uuid5(NAMESPACE_DNS, f"{hardware.name}.bed"))]
-    argv += ["-machine", "q35", *_processor(hardware), "-m", str(hardware.memory_mib)]
+    argv += ["-machine", "q35,memory-backend=ram", *_processor(hardware), *_memory(hardware)]
     argv += ["-rtc", "base=utc", "-display", "none", "-device", "VGA", "-device", "virtio-rng-pci"]
     argv += ["-qmp", f"unix:{hardware.qmp_socket},server=on,wait=off"]
     argv += ["-chardev", f"file,id=console,path={console},append=on", "-serial", "chardev:console"]
@@ -108,9 +133,16 @@ def qemu_argv(hardware: Hardware, *, console: Path, journal: Path) -> list[str]:
     argv += ["-device", f"virtserialport,chardev=shell,name={PORT}"]
     argv += ["-chardev", f"file,id=journal,path={journal},append=on"]
     argv += ["-device", f"virtserialport,chardev=journal,name={JOURNAL_PORT}"]
+    argv += ["-chardev", f"socket,id=terminal,path={hardware.terminal_socket},server=on,wait=off"]
+    argv += ["-device", "virtconsole,chardev=terminal"]
     argv += _disk(hardware) + _start(hardware) + _network(hardware)
     argv += smbios_arguments(dict(hardware.credentials))
-    if hardware.incoming:
+    if hardware.boot_deadline_s is not None:
+        # systemd-stub appends this to the command line; its own 90 s are nothing to an emulated machine under load.
+        names = ("systemd.default_device_timeout_sec", "systemd.default_timeout_start_sec")
+        extra = " ".join(f"{name}={hardware.boot_deadline_s:.0f}" for name in names)
+        argv += ["-smbios", f"type=11,value=io.systemd.stub.kernel-cmdline-extra={extra}"]
+    if hardware.resumes is not None:
         argv += ["-incoming", "defer"]
     return argv
 
@@ -139,13 +171,25 @@ def _processor(hardware: Hardware) -> list[str]:
     return ["-accel", "tcg,thread=multi", "-cpu", "qemu64,+rdrand", "-smp", str(hardware.cpus)]
 
 
+def _memory(hardware: Hardware) -> list[str]:
+    # What QEMU calls VM templating (docs/system/vm-templating.rst): nothing has to be read before it goes on.
+    size = f"size={hardware.memory_mib}M"
+    if hardware.resumes is not None:
+        ram = f"memory-backend-file,id=ram,{size},mem-path={hardware.resumes.ram},share=off,readonly=on,rom=off"
+    elif hardware.ram is not None:
+        ram = f"memory-backend-file,id=ram,{size},mem-path={hardware.ram},share=on"
+    else:
+        ram = f"memory-backend-ram,id=ram,{size}"
+    return ["-m", str(hardware.memory_mib), "-object", ram]
+
+
 def _disk(hardware: Hardware) -> list[str]:
     if hardware.disk is None:
         return []
     # cache=unsafe: the host's page cache outlives a killed QEMU, and a killed host is not what is tested.
     return [
-        "-drive", f"if=none,id=disk,file={hardware.disk},format=qcow2,cache=unsafe,discard=unmap",
-        "-device", "virtio-blk-pci,drive=disk,bootindex=1",
+        "-drive", f"if=none,id=disk,file={hardware.disk},format=qcow2,cache=unsafe,discard=unmap,node-name={DISK_NODE}",
+        "-device", f"virtio-blk-pci,id={DISK_DEVICE},drive=disk,bootindex=1",
     ]  # fmt: skip
 
 

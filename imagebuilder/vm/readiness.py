@@ -4,15 +4,18 @@ from collections.abc import Callable
 
 from imagebuilder.topology import Topology
 from imagebuilder.vm.people import IMAPS, SMTP, SUBMISSION, tls
-from imagebuilder.vm.waiting import Patience, Seen, wait_for
+from imagebuilder.vm.waiting import HopelessError, Patience, Seen, wait_for
 from imagebuilder.vm.world import Host, World
 
 READY_S = 40.0
 """Seconds from a settled boot until mail must flow."""
 
 
-def wait_until_mail_flows(world: World, patience: Patience) -> None:
-    """Return when SMTP, submission and IMAPS greet from outside, the latter two from the client behind the tunnel."""
+def wait_until_mail_flows(world: World, patience: Patience, missing: Callable[[], str] = str) -> None:
+    """Return when SMTP, submission and IMAPS greet from outside, the latter two from the client behind the tunnel.
+
+    *missing* says why that can't come, while it can't.
+    """
     proxy = world.topology.proxy.ipv4.ip
     greetings: tuple[tuple[str, Callable[[], bytes], bytes], ...] = (
         ("the greeting of SMTP", lambda: greeting(world.stranger, str(proxy), SMTP), b"220 "),
@@ -22,7 +25,9 @@ def wait_until_mail_flows(world: World, patience: Patience) -> None:
     )
     for what, ask, expected in greetings:
 
-        def look(ask: Callable[[], bytes] = ask, expected: bytes = expected) -> Seen:
+        def look(what: str = what, ask: Callable[[], bytes] = ask, expected: bytes = expected) -> Seen:
+            if why := missing():
+                raise HopelessError(f"{what} will not come: {why}")
             try:
                 said = ask()
             except OSError as error:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.vm.namespace import inside
+from imagebuilder.vm.outside import command_environment
 from imagebuilder.vm.prompt import Prompt
-from imagebuilder.vm.readiness import receiving_mailbox
 from imagebuilder.vm.session import Session, Subject, session
 from imagebuilder.vm.world import Host
 
@@ -24,31 +24,15 @@ def boot_pair(subject: Subject, *, from_host: str = "stranger", command: Sequenc
 
     def work() -> int:
         with session(subject) as running:
-            running.booted()
+            pair = running.booted()
             host = _host(running, from_host)
             variables = command_environment(running, host)
             if command:
                 return host.call(command, env=variables)
-            Prompt(running, variables).cmdloop()
+            Prompt(running, pair, variables).cmdloop()
             return 0
 
     return inside(work)
-
-
-def command_environment(running: Session, host: Host) -> dict[str, str]:
-    """Return what a command on the outside host *host* finds in its environment."""
-    topology, places = running.subject.topology, running.world.places
-    mailbox = receiving_mailbox(topology)
-    # The client itself for its neighbours; for everybody else, what they can reach of home: the line's public side.
-    home = places.client.ipv4.ip if host == running.world.lan else places.home.ipv4.ip
-    return {
-        "IMAGEBUILDER_MAIL_HOST": topology.proxy.hostname,
-        "IMAGEBUILDER_PROXY_IPV4": str(topology.proxy.ipv4.ip),
-        "IMAGEBUILDER_PROXY_IPV6": str(topology.proxy.ipv6.ip) if topology.proxy.ipv6 else "",
-        "IMAGEBUILDER_HOME_IPV4": str(home),
-        "IMAGEBUILDER_MAILBOX": mailbox,
-        "IMAGEBUILDER_PASSWORD": running.passwords[mailbox],
-    }
 
 
 def _host(running: Session, name: str) -> Host:

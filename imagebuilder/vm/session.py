@@ -12,16 +12,18 @@ from imagebuilder.build.image import Image
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.history import KEPT
 from imagebuilder.run import say
-from imagebuilder.secrets import Secrets, new_password, with_passwords
+from imagebuilder.secrets import Secrets
 from imagebuilder.tools import Tools
 from imagebuilder.topology import PublicKeys, Role, Topology
 from imagebuilder.vm.accelerator import Accelerator, find_accelerator
+from imagebuilder.vm.identity import Credentials, bed_credentials, identity_of
 from imagebuilder.vm.mta import MailServer
-from imagebuilder.vm.pair import BootTimes, Pair, Saved, boots_linux
+from imagebuilder.vm.pair import BootTimes, Pair, boots_linux
 from imagebuilder.vm.people import Person, Stranger
 from imagebuilder.vm.qemu import Firmware
 from imagebuilder.vm.readiness import wait_until_mail_flows
 from imagebuilder.vm.sightings import Sightings
+from imagebuilder.vm.snapshots import Saved, Snapshots
 from imagebuilder.vm.waiting import ExpectationError
 from imagebuilder.vm.world import FOLDER, STRANGER_DOMAIN, World
 
@@ -38,7 +40,7 @@ class Subject:
     folder: Path
     """Where this run keeps reports; made if need be."""
     cache: Path
-    """Where the accelerator that was found is remembered between runs."""
+    """What is remembered between runs: the accelerator that was found, and booted pairs."""
     keep: bool = False
     """Whether the machines' disks stay in the folder."""
 
@@ -51,23 +53,34 @@ class Session:
     world: World
     accelerator: Accelerator
     server: MailServer
-    passwords: Mapping[str, str]
+    credentials: Credentials
+    snapshots: Snapshots
     disks: Path
     times: BootTimes | None = None
+    """Of the boot by UEFI, in this run or an earlier one."""
+    boots: int = 0
+    """How many boots this run needed; a pair that was kept needs none."""
     restores_s: list[float] = field(default_factory=list)
     seen: Sightings = field(default_factory=Sightings)
     """What goes into the run's record."""
     _pair: Pair | None = None
     _unbootable: str | None = None
     _saved: Saved | None = None
+    _untouched: bool = False
+    """Whether the pair is as fresh as when it was restored."""
 
     @property
     def reports(self) -> Path:
         """Folder of consoles and journals."""
         return self.subject.folder
 
+    @property
+    def passwords(self) -> Mapping[str, str]:
+        """Of each mailbox."""
+        return self.credentials.passwords
+
     def booted(self) -> Pair:
-        """Return the pair, booted by UEFI; the same at every call, in whatever state it is by now.
+        """Return the pair, once booted by UEFI; the same at every call, in whatever state it is by now.
 
         A pair that did not boot is not tried again: each further call fails at once.
         """
@@ -76,29 +89,94 @@ class Session:
         if self._pair is None:
             pair = self.new_pair("")
             try:
-                self.times = pair.boot(lambda: wait_until_mail_flows(self.world, self.accelerator.patience))
+                self._saved, self.times = self.bring_up(pair)
             except (ImagebuilderError, AssertionError) as error:
                 self._unbootable = str(error)
-                error.add_note(pair.report())
-                pair.kill()
                 raise
             self._pair = pair
+            self._untouched = self._saved is not None
+            return pair
+        self._untouched = False
         return self._pair
 
     def fresh(self) -> Pair:
         """Return the pair as it was when mail first flowed: restored, or booted anew when that fails."""
         pair = self.booted()
+        if self._untouched:
+            self._untouched = False
+            return pair
+        if self._saved is not None:
+            try:
+                self.restores_s.append(pair.restore(self._saved))
+            except (ImagebuilderError, AssertionError) as error:
+                say(f"the saved pair can't be restored, so it boots instead: {error}")
+            else:
+                return pair
+        pair.kill()
+        self._pair = self._saved = None
+        return self.booted()
+
+    def bring_up(self, pair: Pair) -> tuple[Saved | None, BootTimes]:
+        """Let mail flow through *pair*: as it was kept by an earlier run, or by a boot, which is then kept.
+
+        Return what to restore it from, None when it could not be kept, and how long its boot took.
+        """
+        parts = pair.parts()
+        with self.snapshots.booting(parts):
+            if (saved := self.snapshots.find(parts)) is not None:
+                if self._goes_on(pair, saved):
+                    return saved, BootTimes.from_facts(saved.facts())
+            else:
+                say(f"the pair boots; what differs from what is kept: {self.snapshots.difference(parts)}")
+            times = self._boot(pair)
+            if (saved := self._kept(pair, parts, times)) is not None:
+                return saved, times
+        return None, self._boot(pair)
+
+    def _goes_on(self, pair: Pair, saved: Saved) -> bool:
+        """Restore *pair* from *saved*, of an earlier run, and return whether mail flows; forget *saved* if not."""
         try:
-            if self._saved is None:
-                self._saved = pair.save()
-            self.restores_s.append(pair.restore(self._saved))
-            wait_until_mail_flows(self.world, self.accelerator.patience)
+            self.restores_s.append(pair.restore(saved))
+            self._wait_until_mail_flows(pair)
         except (ImagebuilderError, AssertionError) as error:
-            say(f"the saved pair can't be restored, so it boots instead: {error}")
+            say(f"the kept pair can't be restored, so it boots instead: {error}")
             pair.kill()
-            self._pair = self._saved = None
-            return self.booted()
-        return pair
+            self.snapshots.drop(saved)
+            return False
+        say(f"the pair was kept by an earlier run, restored in {self.restores_s[-1]:.1f} s")
+        return True
+
+    def _kept(self, pair: Pair, parts: Mapping[str, str], times: BootTimes) -> Saved | None:
+        """Save the booted *pair* and go on from there; return None, with the pair off, when that can't be."""
+        saved: Saved | None = None
+        try:
+            with self.snapshots.draft() as draft:
+                pair.save(draft)
+                saved = self.snapshots.keep(draft, parts, times.facts())
+            say(f"the booted pair is kept for later runs: {saved.bytes_on_disk / 2**20:,.0f} MiB")
+            self.restores_s.append(pair.restore(saved))
+        except (ImagebuilderError, AssertionError, OSError) as error:
+            say(f"the booted pair can't be kept, so it boots again: {error}")
+            pair.kill()
+            if saved is not None:
+                self.snapshots.drop(saved)
+            return None
+        return saved
+
+    def _wait_until_mail_flows(self, pair: Pair) -> None:
+        def missing() -> str:
+            return ", ".join(f"{machine.name} is off" for machine in pair.machines.values() if not machine.running)
+
+        wait_until_mail_flows(self.world, self.accelerator.patience, missing)
+
+    def _boot(self, pair: Pair) -> BootTimes:
+        self.boots += 1
+        try:
+            return pair.boot(lambda: self._wait_until_mail_flows(pair))
+        except (ImagebuilderError, AssertionError) as error:
+            error.add_note(pair.report())
+            pair.kill()
+            raise
 
     def new_pair(self, suffix: str, *, firmware: Firmware = Firmware.UEFI) -> Pair:
         """Return another pair, switched off; only one pair can be on at a time, as the cables are shared."""
@@ -109,7 +187,7 @@ class Session:
         return Pair(
             self.world,
             self.subject.images,
-            with_passwords(self.subject.secrets, self.passwords),
+            self.credentials.secrets,
             self.accelerator,
             disks=disks,
             reports=reports,
@@ -120,6 +198,7 @@ class Session:
         """Pull the plug of the pair; the next one that is asked for is restored, or boots."""
         if self._pair is not None:
             self._pair.kill()
+            self._untouched = False
             if self._saved is None:
                 self._pair = None
 
@@ -169,16 +248,32 @@ def _running(subject: Subject, disks: Path) -> Iterator[Session]:
     accelerator = find_accelerator(
         subject.tools, subject.cache, boots_linux=lambda kind: boots_linux(subject.tools, probed, disks, kind)
     )
-    passwords = {box.address: new_password() for box in subject.topology.mail.mailboxes}
-    with World(subject.tools, subject.topology, subject.public) as world:
+    root = kept_root(subject.cache, disks)
+    identity = identity_of(root / "identities", subject.topology, subject.secrets)
+    own = bed_credentials(identity, subject.topology, subject.secrets, subject.public)
+    snapshots = Snapshots(root / "pairs")
+    with World(subject.tools, subject.topology, own.public, identity=identity) as world:
         server = MailServer(subject.tools, world.stranger, FOLDER / "stranger", STRANGER_DOMAIN)
         server.start()
-        running = Session(subject, world, accelerator, server, passwords, disks)
+        running = Session(subject, world, accelerator, server, own, snapshots, disks)
         try:
             yield running
         finally:
             running.switch_off()
             server.stop()
+            snapshots.close()
+
+
+def kept_root(cache: Path, disks: Path) -> Path:
+    """Return the private folder of what is kept from run to run; in *disks*, so not for long, if it is another's."""
+    root = cache / "snapshots"
+    try:
+        root.mkdir(mode=0o700, exist_ok=True)
+        root.chmod(0o700)
+    except PermissionError:
+        say(f"nothing is kept of this run, as {root} belongs to somebody else")
+        return disks
+    return root
 
 
 @contextmanager

@@ -23,7 +23,9 @@ from imagebuilder.tools import Tools
 from imagebuilder.topology import PublicKeys, Role, Topology
 from imagebuilder.vm.addresses import Addresses, Place, addresses
 from imagebuilder.vm.dhcp import Lease, dnsmasq_argv
-from imagebuilder.vm.nameserver import NameServer, root_addresses
+from imagebuilder.vm.identity import Identity
+from imagebuilder.vm.links import HomeLine, Link
+from imagebuilder.vm.nameserver import NameServer, make_zone_key, root_addresses
 from imagebuilder.vm.namespace import NETWORKS, bind_over, entered, new_network
 from imagebuilder.vm.qemu import mac_address
 
@@ -87,6 +89,11 @@ class World:
     public: PublicKeys
     extra_records: tuple[Record, ...] = ()
     """Further names of the zone."""
+    identity: Identity = field(default_factory=lambda: Identity(FOLDER / "identity"))
+    """What stays the same from run to run; left out: nothing does."""
+    links: dict[str, Link] = field(init=False)
+    """The cables of the proxy and of the client, by role, and the home's line to the Internet, "line"."""
+    line: HomeLine = field(init=False)
     places: Addresses = field(init=False)
     internet: Host = field(init=False)
     stranger: Host = field(init=False)
@@ -102,6 +109,13 @@ class World:
         self.user = _host("user", self.places.user)
         self.home = Host("home", self.places.home.ipv4.ip)
         self.lan = _host("lan", self.places.lan)
+        self.line = HomeLine(
+            self.tools, "home", "eth0", address=self.places.home.ipv4, gateway=self.places.home.ipv4_gateway
+        )
+        self.links = {
+            "line": self.line,
+            **{str(role): Link(self.tools, self.network_of(role), tap) for role, tap in TAPS.items()},
+        }
         self.dns = NameServer(
             self.tools,
             FOLDER / "dns",
@@ -119,7 +133,8 @@ class World:
         self._leaf(self.user, self.places.user)
         self._home()
         self._resolver()
-        self.dns.start((*world_records(self.topology, self.public, self.places), *self.extra_records))
+        key = self.identity.once("zone-key", lambda folder: make_zone_key(self.tools, folder))
+        self.dns.start(self.records, keys=key)
         self._dhcp()
         return self
 
@@ -134,9 +149,20 @@ class World:
         """All hosts that are no machines."""
         return (self.internet, self.stranger, self.user, self.home, self.lan)
 
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """Return every name of the world."""
+        return (*world_records(self.topology, self.public, self.places), *self.extra_records)
+
     def network_of(self, role: Role) -> str:
         """Return the network that the tap of the machine *role* is in."""
         return "internet" if role is Role.PROXY else "home"
+
+    def mend(self) -> None:
+        """Take back all that was done to links and names."""
+        for link in self.links.values():
+            link.mend()
+        self.dns.mend()
 
     def firewall(self, host: Host, rules: str) -> None:
         """Apply *rules*, in nft's language, to *host*; for loss, blocking and the like."""

@@ -9,7 +9,7 @@ from imagebuilder.provision import secrets_filesystem
 from imagebuilder.run import run
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
-from imagebuilder.vm.pair import overlay, provision
+from imagebuilder.vm.disks import overlay, provision, raw
 from tests.unit.images import SECRETS, small_image
 
 pytestmark = pytest.mark.accept
@@ -44,14 +44,14 @@ def test_more_secrets_than_the_partition_holds_are_refused(tools: Tools) -> None
 
 def test_a_machines_disk_gets_them_and_the_image_stays_as_it_was(tools: Tools, tmp_path: Path) -> None:
     image = small_image(tmp_path, Role.CLIENT)
-    before, disk, raw = image.path.read_bytes(), tmp_path / "disk.qcow2", tmp_path / "disk.raw"
-    overlay(tools, image.path, "raw", disk)
+    before, disk, whole = image.path.read_bytes(), tmp_path / "disk.qcow2", tmp_path / "disk.raw"
+    overlay(tools, raw(image.path), disk)
 
     provision(tools, image, CREDENTIALS, disk)
 
-    run(tools.argv(["qemu-img", "convert", "-O", "raw", str(disk), str(raw)], write=[tmp_path]))
+    run(tools.argv(["qemu-img", "convert", "-O", "raw", str(disk), str(whole)], write=[tmp_path]))
     filesystem = secrets_filesystem(tools, CREDENTIALS, limit_bytes=2**20)
-    with raw.open("rb") as file:
+    with whole.open("rb") as file:
         assert file.read(len(before)) == before[:SECRETS] + filesystem + before[SECRETS + len(filesystem) :]
     assert image.path.read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"client.raw", "disk.qcow2", "disk.raw"}

@@ -11,7 +11,7 @@ import pytest
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.topology import Topology, load_topology
 from imagebuilder.vm import agent
-from imagebuilder.vm.accelerator import boot_sector
+from imagebuilder.vm.accelerator import boot_sector, known_accelerators
 from imagebuilder.vm.addresses import Addresses, addresses
 from imagebuilder.vm.mta import as_received
 from imagebuilder.vm.nameserver import root_addresses, root_zone
@@ -21,6 +21,7 @@ from imagebuilder.vm.qemu import (
     Acceleration,
     Firmware,
     Hardware,
+    Memory,
     Nic,
     mac_address,
     qemu_argv,
@@ -66,7 +67,15 @@ def test_a_machine_keeps_its_identity() -> None:
 
 def test_only_a_resumed_machine_waits_for_its_memory() -> None:
     assert "-incoming" not in argv(HARDWARE)
-    assert after(argv(HARDWARE.resumed()), "-incoming") == ["defer"]
+    resuming = argv(replace(HARDWARE, ram=Path("/r/own")).resuming(Memory(Path("/k/ram"), Path("/k/state"))))
+    assert after(resuming, "-incoming") == ["defer"]
+    assert "mem-path=/k/ram,share=off,readonly=on" in after(resuming, "-object")[0]
+
+
+def test_an_emulated_machine_is_given_time_to_find_its_devices() -> None:
+    assert not any("cmdline" in told for told in after(argv(HARDWARE), "-smbios"))
+    told = after(argv(replace(HARDWARE, boot_deadline_s=600.0)), "-smbios")
+    assert any("kernel-cmdline-extra=systemd.default_device_timeout_sec=600 " in one for one in told)
 
 
 def test_each_cable_ends_in_its_tap() -> None:
@@ -181,3 +190,13 @@ def test_a_hopeless_wait_ends_at_once() -> None:
 
 def test_patience_stretches_waits() -> None:
     assert Patience(12).seconds(5) == 60
+
+
+def test_damaged_notes_on_the_accelerator_are_as_good_as_none(tmp_path: Path) -> None:
+    notes = tmp_path / "accelerator.json"
+    for content in ("", "{", "[1]"):
+        notes.write_text(content)
+        assert known_accelerators(notes) == {}
+    notes.write_text('{"here": false}')
+    assert known_accelerators(notes) == {"here": False}
+    assert known_accelerators(tmp_path / "none") == {}

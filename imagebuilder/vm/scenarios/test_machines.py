@@ -9,7 +9,6 @@ from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.pair import Pair
 from imagebuilder.vm.partitions import root_partition
 from imagebuilder.vm.qemu import Firmware
-from imagebuilder.vm.readiness import wait_until_mail_flows
 from imagebuilder.vm.session import Session
 
 
@@ -25,12 +24,9 @@ def test_both_images_boot_by_bios_and_mail_flows(bed: Session) -> None:
     bed.switch_off()
     pair = bed.new_pair("bios", firmware=Firmware.BIOS)
     try:
-        pair.boot(lambda: wait_until_mail_flows(bed.world, bed.accelerator.patience))
+        bed.bring_up(pair)
         for machine in pair.machines.values():
             machine.succeed("test ! -e /sys/firmware/efi")
-    except BaseException as failure:
-        failure.add_note(pair.report())
-        raise
     finally:
         pair.kill()
 

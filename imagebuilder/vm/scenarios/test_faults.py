@@ -1,0 +1,130 @@
+"""What goes wrong from outside does go wrong, and the tunnel and the mail come back afterwards."""
+
+# ruff: noqa: D103 (the name of a test is its sentence)
+
+import time
+
+import pytest
+
+from imagebuilder.dns import Record
+from imagebuilder.topology import Role, Topology
+from imagebuilder.vm import faults
+from imagebuilder.vm.machine import Machine
+from imagebuilder.vm.pair import Pair
+from imagebuilder.vm.people import Person, Stranger
+from imagebuilder.vm.world import World
+
+
+def through_the_tunnel(topology: Topology, seconds: int = 5) -> str:
+    """Return a script for the proxy that succeeds when the client's mail store answers."""
+    return f"timeout {seconds} bash -c 'exec 5<>/dev/tcp/{topology.tunnel.client_address}/10993'"
+
+
+def test_a_frozen_client_is_silent_and_answers_again_when_it_thaws(
+    proxy: Machine, client: Machine, topology: Topology
+) -> None:
+    client.freeze()
+    proxy.fail(through_the_tunnel(topology))
+    client.unfreeze()
+    proxy.wait_until_succeeds(through_the_tunnel(topology), within_s=20)
+
+
+def test_the_tunnel_comes_back_when_the_cable_at_home_is_plugged_in_again(
+    proxy: Machine, world: World, topology: Topology
+) -> None:
+    world.links["client"].down()
+    proxy.fail(through_the_tunnel(topology))
+    world.links["client"].up()
+    proxy.wait_until_succeeds(through_the_tunnel(topology), within_s=20)
+
+
+def test_the_tunnel_follows_when_the_home_gets_another_address(
+    proxy: Machine, world: World, topology: Topology, stranger: Stranger, alice: Person
+) -> None:
+    new = world.line.change_address()
+
+    proxy.wait_until_succeeds(f"wg show wg0 endpoints | grep -F {new}:", within_s=60)
+    proxy.wait_until_succeeds(through_the_tunnel(topology), within_s=20)
+    stranger.send_persistently(alice.address, "after moving", "Same house.\n")
+    assert alice.receive("after moving").text == "Same house.\n"
+
+
+def test_the_tunnel_survives_a_router_that_forgets_its_connections(
+    proxy: Machine, world: World, topology: Topology
+) -> None:
+    before = proxy.succeed("wg show wg0 endpoints").split()[-1]
+
+    world.line.rebind()
+
+    proxy.wait_until_succeeds(f"! wg show wg0 endpoints | grep -F {before}", within_s=60)
+    proxy.wait_until_succeeds(through_the_tunnel(topology), within_s=20)
+
+
+def test_mail_arrives_over_a_bad_line(world: World, pair: Pair, stranger: Stranger, alice: Person) -> None:
+    world.links["line"].loss(5)
+    faults.delay(pair.client, world.links["client"], 100)
+
+    stranger.send_persistently(alice.address, "from far away", "Slowly.\n")
+
+    assert alice.receive("from far away").text == "Slowly.\n"
+
+
+def test_a_delayed_cable_delays_every_answer(pair: Pair, world: World, topology: Topology) -> None:
+    script = f"start=${{EPOCHREALTIME/./}}; {through_the_tunnel(topology)}; echo $(( ${{EPOCHREALTIME/./}} - start ))"
+    before = min(int(pair.proxy.succeed(script)) for _ in range(3))
+
+    faults.delay(pair.client, world.links["client"], 300)
+
+    assert min(int(pair.proxy.succeed(script)) for _ in range(3)) > before + 150_000
+
+
+def test_a_jumped_clock_is_wrong_by_as_much(client: Machine) -> None:
+    faults.jump(client, 3 * 86400)
+
+    assert 3 * 86400 - 60 < float(client.succeed("date +%s")) - time.time() < 3 * 86400 + 60
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_disks_get_slow_fail_and_fill_and_recover(pair: Pair, role: Role) -> None:
+    machine = pair.machines[role]
+    write = "dd if=/dev/zero of=/var/bed-written bs=1M count=4 oflag=direct status=none"
+    read = "dd if=/dev/vda of=/dev/null bs=4K count=1 iflag=direct skip=$(( RANDOM % 1000 )) status=none"
+
+    faults.slow_disk(machine, 1_000_000)
+    started = time.monotonic()
+    machine.succeed(write)
+    assert time.monotonic() - started > 2.5
+    faults.slow_disk(machine, 0)
+
+    machine.succeed(read)
+    faults.failing_disk(machine, "read")
+    assert "error" in machine.fail(read).lower()
+    faults.failing_disk(machine)
+    machine.succeed(read)
+
+    faults.full_disk(machine)
+    assert "No space left" in machine.fail("head -c 1M /dev/zero >/var/bed-more")
+    faults.empty_disk(machine)
+    machine.succeed("head -c 1M /dev/zero >/var/bed-more")
+
+
+def test_a_resolver_believes_no_liar_and_tells_the_truth_afterwards(proxy: Machine, world: World) -> None:
+    world.dns.lie([Record("mx.stranger.example.", "A", "192.0.2.66", "a lie")])
+    assert "192.0.2.66" not in proxy.execute("getent ahostsv4 mx.stranger.example").text
+    world.mend()
+    assert str(world.user.ipv4) in proxy.wait_until_succeeds("getent ahostsv4 roaming.user.example", within_s=60)
+
+
+def test_after_a_reset_what_was_synced_is_there_and_mail_flows_again(
+    client: Machine, stranger: Stranger, alice: Person
+) -> None:
+    before = client.succeed("cat /proc/sys/kernel/random/boot_id")
+    client.succeed("echo kept >/var/bed-kept; sync /var/bed-kept")
+
+    client.reset()
+    client.wait_for_boot()
+
+    assert client.succeed("cat /proc/sys/kernel/random/boot_id") != before
+    assert client.succeed("cat /var/bed-kept") == "kept\n"
+    stranger.send_persistently(alice.address, "after the reset", "Awake.\n")
+    assert alice.receive("after the reset").text == "Awake.\n"
