@@ -11,6 +11,7 @@ from types import MappingProxyType
 from imagebuilder.dns import Record
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.topology import Role
+from imagebuilder.vm.chassis import Chassis
 from imagebuilder.vm.links import Link, NoNetemError
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.pair import Pair
@@ -24,18 +25,19 @@ FILLER = "bed-filler"
 """Name of the file that fills a file system, in its root."""
 
 
-def slow_disk(machine: Machine, bytes_per_s: int) -> None:
+def slow_disk(machine: Chassis, bytes_per_s: int) -> None:
     """Let the disk of *machine* read and write no more than that; 0: as fast as it can."""
     said = machine.qmp.monitor(f"block_set_io_throttle disk {bytes_per_s} 0 0 0 0 0")
     if said.strip():
         raise ImagebuilderError(f"QEMU did not slow the disk of {machine.name} down: {said.strip()}")
 
 
-def failing_disk(machine: Machine, *kinds: str) -> None:
+def failing_disk(machine: Chassis, *kinds: str) -> None:
     """Let every "read", "write" or "flush" of the disk of *machine* fail from now on; none named: mend it."""
     path = f"/machine/peripheral/{DISK_DEVICE}"
-    machine.qmp.command("qom-set", path=path, property="drive", value=DISK_NODE)
-    with contextlib.suppress(QmpError):  # it was sound
+    # QEMU ends when the node is the one that it has already.
+    if any(node["node-name"] == FAILING for node in machine.qmp.command("query-named-block-nodes")):
+        machine.qmp.command("qom-set", path=path, property="drive", value=DISK_NODE)
         machine.qmp.command("blockdev-del", node_name=FAILING)
     if kinds:
         errors = [{"event": "none", "iotype": kind, "errno": 5, "immediately": True} for kind in kinds]

@@ -161,7 +161,7 @@ class Pair:
         tunnel = self.world.topology.tunnel
         if machine is self.client:
             # The home line's router knows nothing of the tunnel any more until something goes out.
-            machine.set_clock(further=f"echo >/dev/udp/{tunnel.proxy_address}/9")
+            machine.set_clock(further=f"echo >/dev/udp/{tunnel.proxy_address}/9 || true")
             return
         limit = self._accelerator.patience.seconds(TUNNEL_S)
         attempt = f"timeout 2 bash -c 'exec 5<>/dev/tcp/{tunnel.client_address}/{IMAP_BEHIND}' 2>/dev/null"
