@@ -42,6 +42,11 @@ def arguments(parser: ArgumentParser) -> None:
         help="try a failed test up to N times more; told as flaky",
     )
     parser.add_argument("--until-failure", action="store_true", help="go on, round after round, until a test fails")
+    parser.add_argument(
+        "--pdb",
+        action="store_true",
+        help="stop at a failure in the debugger, the machines on; `bed` opens their prompt",
+    )
     parser.add_argument("--keep", action="store_true", help="let the machines' disks stay in the folder of the run")
     parser.add_argument("--generation", type=int, metavar="N", help="test generation N, not what the topology says now")
     parser.add_argument(
@@ -83,9 +88,10 @@ def orders_of(args: Namespace, files: Files, history: History) -> Orders:
     return Orders(
         expression=args.expression,
         roots=(SCENARIOS, own) if own.is_dir() else (SCENARIOS,),
-        jobs=args.jobs,
+        jobs=1 if args.pdb else args.jobs,
         reruns=args.reruns,
         until_failure=args.until_failure,
+        pytest_arguments=("--pdb",) if args.pdb else (),
         denylist=read_denylist(files.denylist, datetime.now(UTC).date()),
         durations=durations(history.all(topology_key(files, history.store))) if args.jobs > 1 else {},
     )

@@ -84,6 +84,7 @@ def test_a_jumped_clock_is_wrong_by_as_much(client: Machine) -> None:
     assert 3 * 86400 - 60 < float(client.succeed("date +%s")) - time.time() < 3 * 86400 + 60
 
 
+@pytest.mark.complaints("disk error", "file system error")
 @pytest.mark.parametrize("role", list(Role))
 def test_disks_get_slow_fail_and_fill_and_recover(pair: Pair, role: Role) -> None:
     machine = pair.machines[role]
