@@ -21,7 +21,14 @@ JOURNAL_PORT = "bed.journal"
 """Name of the virtio-serial port that the journal is copied to."""
 TERMINAL = "hvc0"
 """The machine's end of the terminal for people."""
-TERMINAL_DROPIN = "[Service]\nExecStart=\nExecStart=-/bin/bash --login\nWorkingDirectory=/root\n"
+TERMINAL_DROPIN = """\
+[Unit]
+StartLimitIntervalSec=0
+[Service]
+ExecStart=
+ExecStart=-/bin/bash --login
+WorkingDirectory=/root
+"""
 """Instead of a login: who sits here owns the machine."""
 TIMED_OUT = 124
 """Status of a script that was killed as its time was up, as timeout(1) has it."""
