@@ -6,6 +6,7 @@ VENV := .venv
 WORK := .work
 BIN := $(VENV)/bin
 EXAMPLE := $(WORK)/example/topology.toml
+NIGHTLY := $(WORK)/nightly/topology.toml
 
 # What the host needs; everything else is locked and extracted.
 HOST_PACKAGES := apt dpkg debian-archive-keyring python3-venv uidmap util-linux
@@ -13,7 +14,7 @@ HOST_PACKAGES := apt dpkg debian-archive-keyring python3-venv uidmap util-linux
 # What the tests need beside: a browser, which looks at the report.
 TEST_PACKAGES := chromium-headless-shell fonts-dejavu-core
 
-.PHONY: example test fast lint golden host bench verify clean
+.PHONY: example test nightly fast lint golden host bench verify clean
 
 example: $(VENV)/ready host $(EXAMPLE)
 	$(BIN)/python -m tests.at_hand $(EXAMPLE)
@@ -27,6 +28,17 @@ test: $(VENV)/ready host lint $(EXAMPLE)
 	$(BIN)/pytest -q -m vm --topology $(EXAMPLE) tests/vm
 	$(BIN)/imagebuilder test -t $(EXAMPLE)
 
+# What the night does: the reference topology with a lock made afresh, built, built again and compared, tested.
+nightly: HOST_PACKAGES += $(TEST_PACKAGES)
+nightly: $(VENV)/ready host
+	rm -rf $(dir $(NIGHTLY)) && mkdir -p $(dir $(NIGHTLY))
+	cp tests/topologies/reference.toml $(NIGHTLY)
+	$(BIN)/imagebuilder init --plain -t $(NIGHTLY)
+	$(BIN)/imagebuilder lock -t $(NIGHTLY)
+	$(BIN)/imagebuilder build -t $(NIGHTLY)
+	$(BIN)/imagebuilder verify -t $(NIGHTLY)
+	$(BIN)/imagebuilder test -t $(NIGHTLY)
+
 # What needs no image: seconds.
 fast: $(VENV)/ready lint
 	$(BIN)/pytest -q tests/unit tests/golden
@@ -38,11 +50,13 @@ lint: $(VENV)/ready
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
-# Write the trees that tests/golden compares with; the difference is for review.
+# Write the trees that tests/golden compares with, and the list of behaviours; the difference is for review.
 golden: $(VENV)/ready
 	for name in reference rich; do \
 	    rm -rf tests/golden/$$name && $(BIN)/imagebuilder render -t tests/topologies/$$name.toml tests/golden/$$name; \
 	done
+	{ sed '/^###/,$$d' docs/behaviours.md; $(BIN)/imagebuilder test --list -t tests/topologies/reference.toml; } >docs/behaviours.new
+	mv docs/behaviours.new docs/behaviours.md
 
 bench: $(VENV)/ready host $(EXAMPLE)
 	$(BIN)/python -m tests.bench.build $(EXAMPLE)

@@ -195,15 +195,25 @@ class TestResult(Part):
     @property
     def sentence(self) -> str:
         """Its name as prose."""
-        name, _, parameters = self.id.rpartition("::")[2].partition("[")
-        words = name.removeprefix("test_").replace("_", " ")
-        return f"{words} ({parameters.removesuffix(']')})" if parameters else words
+        return sentence_of(self.id)
 
     @property
     def group(self) -> str:
         """The file it stands in, as a heading."""
-        stem = self.id.partition("::")[0].rpartition("/")[2].removesuffix(".py")
-        return stem.removeprefix("test_").replace("_", " ")
+        return group_of(self.id)
+
+
+def sentence_of(test: str) -> str:
+    """Return the name of *test*, an id, as prose."""
+    name, _, parameters = test.rpartition("::")[2].partition("[")
+    words = name.removeprefix("test_").replace("_", " ")
+    return f"{words} ({parameters.removesuffix(']')})" if parameters else words
+
+
+def group_of(test: str) -> str:
+    """Return the file that *test*, an id, stands in, as a heading."""
+    stem = test.partition("::")[0].rpartition("/")[2].removesuffix(".py")
+    return stem.removeprefix("test_").replace("_", " ")
 
 
 class Record(Part):
@@ -263,7 +273,7 @@ class Record(Part):
             reasons.append(f"{_tests(denied)} on the denylist")
         if self.never_ran:
             reasons.append(f"{_tests(len(self.never_ran))} had not run when it was stopped")
-        if not self.counts[Outcome.PASSED] + self.counts[Outcome.FLAKY]:
+        if not any(self.counts[outcome] for outcome in (Outcome.PASSED, Outcome.FLAKY, Outcome.FAILED)):
             reasons.append("no test ran")
         return tuple(reasons)
 

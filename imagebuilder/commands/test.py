@@ -2,8 +2,9 @@
 
 import json
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 
 from imagebuilder.attestation import attest, refusal
@@ -14,10 +15,10 @@ from imagebuilder.commands.subject import subject_of, topology_key
 from imagebuilder.errors import ExitStatus
 from imagebuilder.hashing import sha256_of
 from imagebuilder.history import History, durations
-from imagebuilder.record import Outcome, Record, Verdict
+from imagebuilder.record import Outcome, Record, Verdict, group_of, sentence_of
 from imagebuilder.run import say
 from imagebuilder.signing import SigningKey, configured_signing_key
-from imagebuilder.vm.acceptance import Orders, collect, run_scenarios
+from imagebuilder.vm.acceptance import Orders, WrongTestsError, collect, run_scenarios
 from imagebuilder.vm.denylist import read_denylist
 from imagebuilder.vm.plugin import SCENARIOS
 from imagebuilder.vm.recording import record_of
@@ -41,6 +42,7 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help="try a failed test up to N times more; told as flaky",
     )
+    parser.add_argument("--list", action="store_true", help="print which tests would run, and boot nothing")
     parser.add_argument("--until-failure", action="store_true", help="go on, round after round, until a test fails")
     parser.add_argument(
         "--pdb",
@@ -59,10 +61,15 @@ def run(args: Namespace) -> int:
     """Build what is missing, run the acceptance tests, keep their record, and print what was seen."""
     files, history = Files(args.topology), History(the_store())
     key = configured_signing_key(args.sign_with)
-    if args.generation is None:
+    if args.generation is None and not args.list:
         files.read()  # what is wrong with the operator's files is told before anything else
+    if args.pdb and args.jobs > 1:
+        raise WrongTestsError("a debugger has one terminal, and --jobs asks for several", hint="leave one of them out")
     orders = orders_of(args, files, history)
     collected = collect(orders)
+    if args.list:
+        print(json.dumps(list(collected.selected), indent=2) if args.json else behaviours(collected.selected))
+        return ExitStatus.OK
     if not collected.selected:
         say("no test is left to run" if collected.all else "there are no tests")
         return ExitStatus.FAILED
@@ -87,8 +94,8 @@ def orders_of(args: Namespace, files: Files, history: History) -> Orders:
     own = files.tests.resolve()
     return Orders(
         expression=args.expression,
-        roots=(SCENARIOS, own) if own.is_dir() else (SCENARIOS,),
-        jobs=1 if args.pdb else args.jobs,
+        roots=(SCENARIOS, own) if own.is_dir() and files.topology.exists() else (SCENARIOS,),
+        jobs=args.jobs,
         reruns=args.reruns,
         until_failure=args.until_failure,
         pytest_arguments=("--pdb",) if args.pdb else (),
@@ -109,6 +116,15 @@ def proven(history: History, record: Record, subject: Subject, key: SigningKey |
     path = attest(history.store, record, key)
     say(f"attested{'' if key else ' (unsigned: name a key by --sign-with or IMAGEBUILDER_SIGNING_KEY)'}: {path}")
     return path
+
+
+def behaviours(tests: Sequence[str]) -> str:
+    """Return *tests* as prose, by the files that they stand in. Pure."""
+    lines: list[str] = []
+    for group, members in groupby(tests, key=group_of):
+        lines += ["", f"### {group.capitalize()}", ""] if lines else [f"### {group.capitalize()}", ""]
+        lines += [f"- {sentence_of(name)}" for name in members]
+    return "\n".join(lines)
 
 
 def facts(record: Record, folder: Path, proof: Path | None) -> dict[str, object]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from imagebuilder.commands.test import behaviours
 from imagebuilder.errors import WrongInputError
 from imagebuilder.record import Outcome, TestResult
 from imagebuilder.vm.acceptance import Collected, Orders, Seen, WrongTestsError, collect, together
@@ -42,6 +43,12 @@ def test_without_wishes_every_shipped_scenario_is_to_run() -> None:
 
     assert "scenarios/test_mail.py::test_mail_from_a_stranger_reaches_the_inbox" in collected.selected
     assert (len(collected.denied), len(collected.deselected)) == (0, 0)
+
+
+def test_the_documentation_lists_every_behaviour() -> None:
+    told = (Path(__file__).parents[2] / "docs/behaviours.md").read_text()
+
+    assert told.endswith(f"\n\n{behaviours(collect(Orders()).selected)}\n"), "make golden"
 
 
 def test_an_expression_selects_and_the_rest_counts_as_left_out() -> None:
