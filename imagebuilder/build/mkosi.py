@@ -37,6 +37,8 @@ def settings(
         "WithNetwork=no\n"
         "Incremental=no\n"
         f"WorkspaceDirectory={repository.parent}/work\n"
+        # mkosi would take /var/cache as root, which it believes to be in a plain user's namespace too.
+        f"PackageCacheDirectory={repository.parent}/cache\n"
         "BuildSources=\n"
         "Environment=\n" + variables
     )

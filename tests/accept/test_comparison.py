@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from imagebuilder.build import mkosi
 from imagebuilder.circumstances import other_clock
 from imagebuilder.commands.sources import the_store
 from imagebuilder.comparison import differences, partitions
 from imagebuilder.comparison.readers import read_erofs
 from imagebuilder.hashing import sha256_of
+from imagebuilder.lock import Closure
 from imagebuilder.pipeline import Built
 from imagebuilder.plan import Plan
 from imagebuilder.run import run
@@ -85,3 +87,32 @@ def test_programs_of_the_tools_believe_in_the_other_clock(tools: Tools) -> None:
     year = [int(run(each.argv(["date", "+%Y"])).text) for each in (tools, replace(tools, clock=other_clock()))]
 
     assert year[0] < year[1]
+
+
+def test_packages_are_installed_by_the_other_clock(built: Built, plan: Plan, tmp_path: Path) -> None:
+    profile = tmp_path / "profile"
+    profile.mkdir()
+    (profile / "mkosi.conf").write_text("[Output]\nFormat=directory\n[Content]\nBootable=no\nPackages=coreutils\n")
+    (profile / "mkosi.postinst.chroot").write_text("#!/bin/sh\ndate +%Y > /year\n")
+    (profile / "mkosi.finalize").write_text(
+        '#!/bin/sh\ncp "$BUILDROOT/year" "$OUTPUTDIR"; date +%Y >> "$OUTPUTDIR/year"\n'
+    )
+    for script in profile.glob("mkosi.*[!f]"):
+        script.chmod(0o755)
+
+    with the_store().workspace() as folder:
+        output = mkosi.build(
+            the_store(),
+            replace(built.tools, clock=other_clock()),
+            plan.lock.closure(Closure.INITRD),
+            profiles=[profile],
+            epoch=plan.lock.epoch,
+            seed=plan.lock.seed,
+            folder=folder,
+        )
+        years = [int(line) for line in (output / "year").read_text().split()]
+        left = list(output.rglob("*faketime*"))
+
+    now = int(run(["date", "-u", "+%Y"]).text)
+    assert [year > now for year in years] == [True, True]
+    assert not left
