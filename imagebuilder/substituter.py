@@ -102,11 +102,15 @@ class Substituter:
             return Path(self.location.removeprefix("file://"))
         return None if "://" in self.location else Path(self.location).absolute()
 
+    @property
+    def _is_http(self) -> bool:
+        return re.match(r"https?://", self.location) is not None
+
     @cached_property
     def _remote(self) -> tuple["AbstractFileSystem", str]:
         """File system, and path in it."""
         # Proxies are this machine's, as for every other program.
-        options = {"client_kwargs": {"trust_env": True}} if re.match(r"https?://", self.location) else {}
+        options = {"client_kwargs": {"trust_env": True}} if self._is_http else {}
         with self._failures_explained():
             system, path = fsspec.core.url_to_fs(str(self.folder or self.location), **options)
         return system, str(path).rstrip("/")
@@ -159,8 +163,14 @@ class Substituter:
         """Write what is there as *name*, of at most *limit* bytes, to *target*; return its SHA-256, None if missing."""
         system, root = self._remote
         digest, size = hashlib.sha256(), 0
+        # In one stream, as many servers know no ranges.
+        options = {"block_size": 0} if self._is_http else {}
         try:
-            with self._failures_explained(), system.open(f"{root}/{name}", "rb") as source, target.open("wb") as file:
+            with (
+                self._failures_explained(),
+                system.open(f"{root}/{name}", "rb", **options) as source,
+                target.open("wb") as file,
+            ):
                 while block := source.read(BLOCK):
                     size += len(block)
                     if size > limit:

@@ -1,6 +1,7 @@
 """Outputs and files that travel between stores, honestly and not."""
 
 import json
+import random
 import shutil
 import subprocess
 import uuid
@@ -63,6 +64,10 @@ def fill(folder: Path) -> None:
     output(folder)
 
 
+def fill_with(folder: Path, content: bytes) -> None:
+    (folder / "large").write_bytes(content)
+
+
 @pytest.fixture
 def ours(tmp_path: Path) -> Store:
     store = Store(tmp_path / "ours")
@@ -100,6 +105,19 @@ def test_an_output_that_is_signed_and_trusted_is_taken_as_it_was_made(
 
     assert manifest_of(theirs.path(STEP)) == manifest_of(ours.path(STEP))
     assert theirs.manifest(STEP).read_text() == ours.manifest(STEP).read_text()
+
+
+def test_a_large_output_comes_from_a_server_that_knows_no_ranges(
+    ours: Store, theirs: Store, key: SigningKey, tmp_path: Path
+) -> None:
+    content = random.Random(1).randbytes(7 * 2**20)
+    ours.output(OTHER, lambda folder: fill_with(folder, content))
+    offer(ours, [OTHER], Substituter(str(tmp_path / "shared")), key)
+
+    with served(tmp_path / "shared") as url:
+        assert take(theirs, OTHER, [Substituter(url)], [key.public])
+
+    assert (theirs.path(OTHER) / "large").read_bytes() == content
 
 
 def test_files_are_pushed_once_and_found_by_hash(
