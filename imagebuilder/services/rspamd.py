@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from imagebuilder.services.base import Service, Site, Values
+from imagebuilder.services.postfix import LOCAL_PORT
 from imagebuilder.topology import Role
 
 CREDENTIALS = "/run/credentials/rspamd.service"
@@ -30,6 +31,12 @@ class RspamdValues(Values):
 
     keys: tuple[DkimKey, ...]
     """One per mail domain."""
+    principal_domain: str
+    """Domain that reports to others come from."""
+    hostname: str
+    """The name shown to the outside: the proxy's."""
+    local_port: int
+    """Where Postfix takes them, on the loopback address."""
     reject_score: int
     """From here on mail is refused."""
     junk_score: int
@@ -48,6 +55,9 @@ def rspamd_values(site: Site) -> RspamdValues:
     domains = sorted((domain.name, domain.dkim_selector) for domain in site.topology.mail.domains)
     return RspamdValues(
         keys=tuple(DkimKey(name, selector, f"{CREDENTIALS}/dkim.{name}.{selector}.key") for name, selector in domains),
+        principal_domain=site.topology.mail.domains[0].name,
+        hostname=site.topology.proxy.hostname,
+        local_port=LOCAL_PORT,
         reject_score=wanted.reject_score,
         junk_score=wanted.junk_score,
         greylist_score=max(1, wanted.junk_score * GREYLIST_SHARE[0] // GREYLIST_SHARE[1]) if wanted.greylisting else 0,
@@ -56,4 +66,6 @@ def rspamd_values(site: Site) -> RspamdValues:
     )
 
 
-SERVICE = Service(name="rspamd", roles=(Role.CLIENT,), values=rspamd_values, units=("rspamd.service",))
+SERVICE = Service(
+    name="rspamd", roles=(Role.CLIENT,), values=rspamd_values, units=("rspamd.service", "dmarc-report.timer")
+)

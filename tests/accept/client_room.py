@@ -176,6 +176,10 @@ class ClientRoom:
             ("s._domainkey.stranger.example.", "TXT", txt(f"v=DKIM1; k=rsa; p={public}")),
             (f"{MX}.", "A", STRANGER_4),
             (f"{MX}.", "AAAA", STRANGER_6),
+            # Rspamd reads addresses for reports with the list of real top-level domains
+            ("curious.example.com.", "MX", f"10 {MX}."),
+            ("curious.example.com.", "TXT", txt(f"v=spf1 ip4:{STRANGER_4} -all")),
+            ("_dmarc.curious.example.com.", "TXT", txt("v=DMARC1; p=none; rua=mailto:reports@curious.example.com")),
             ("careless.example.", "MX", f"10 {MX}."),
             ("careless.example.", "TXT", txt("v=spf1 -all")),
         ]
@@ -249,6 +253,15 @@ class ClientRoom:
             )
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done
+
+    def as_user(self, user: str, group: str, command: Sequence[str]) -> bool:
+        """Run *command* of the image as *user*, who is in *group*, and return whether it succeeded."""
+        with entered("client"):
+            done = subprocess.run(
+                self.argv(command, user=user, groups=group), stdin=subprocess.DEVNULL, capture_output=True, check=False
+            )
+        self.lines.extend(f"{command[0]}: {line}" for line in (done.stdout + done.stderr).decode().splitlines())
+        return done.returncode == 0
 
     def _in_client(self, command: str) -> str:
         return self.client(shlex.split(command)).stdout

@@ -1,7 +1,10 @@
 """The client's daemons do together what they are there for."""
 
+import email
+import gzip
 import imaplib
 import smtplib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from imagebuilder.dns import ROOT_SERVERS
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
 from imagebuilder.vm.namespace import entered
-from tests.accept.client_letters import USER, letter, proxy_header
+from tests.accept.client_letters import USER, content_of, letter, proxy_header
 from tests.accept.client_room import (
     CLIENT,
     HOME,
@@ -56,6 +59,27 @@ def test_a_strangers_mail_arrives_with_its_address_and_a_verdict(room: ClientRoo
         assert all(part in verdict for part in ("dkim=pass", "spf=pass", "dmarc=pass"))
         assert verdict.startswith("mail.example.org;")
     assert four.get_payload() == "hello\r\n"
+
+
+@story
+def test_a_domain_that_asks_for_it_is_told_who_used_its_name(room: ClientRoom) -> None:
+    assert room.deliver(ALICE, "counted", sender="joe@curious.example.com", unsigned="yes")[0] == 250
+    today = time.strftime("%Y%m%d", time.gmtime())
+    before = len(room.sent)
+
+    command = ["rspamadm", "dmarc_report", "-c", "/etc/rspamd/rspamd.conf", today]
+    room.until(lambda: room.as_user("_rspamd", "valkey", command) and len(room.sent) > before, "a report")
+
+    report = room.sent[before]
+    assert report.rcpt_tos == ["reports@curious.example.com"]
+    message = email.message_from_bytes(content_of(report))
+    assert message["From"].endswith("<postmaster@example.org>")
+    assert "d=example.org" in message["DKIM-Signature"]
+    packed = next(part for part in message.walk() if part.get_content_type() == "application/gzip")
+    told = gzip.decompress(bytes(packed.get_payload(decode=True))).decode()
+    assert "<domain>curious.example.com</domain>" in told
+    assert "<source_ip>198.51.100.25</source_ip>" in told
+    assert "<spf>pass</spf>" in told
 
 
 @story
