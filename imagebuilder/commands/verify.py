@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from imagebuilder.circumstances import Circumstances, circumstances
+from imagebuilder.commands.claims import claim_arguments, claim_in, claim_line
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.recorded import build_recorded, inputs_of
 from imagebuilder.commands.sources import source_arguments, sources_of, the_store
@@ -24,6 +25,7 @@ SHOWN = 40
 def arguments(parser: ArgumentParser) -> None:
     """Declare what `verify` takes."""
     parser.add_argument("role", nargs="*", type=Role, metavar="proxy|client", help="which image (default: both)")
+    claim_arguments(parser)
     source_arguments(parser)
     # The second build is a process of its own, so that it can have a user, a umask and processors of its own.
     parser.add_argument("--again-from", type=Path, help=argparse.SUPPRESS)
@@ -37,6 +39,7 @@ def run(args: Namespace) -> int:
         images = build_again(store, files.plan(), sources_of(args), roles, Store(args.again_from))
         print(json.dumps({role: str(image.path) for role, image in images.items()}))
         return ExitStatus.OK
+    claim = claim_in(args.provenance, args.trusted_keys, files) if args.provenance else None
     built, _ = build_recorded(files, store, sources_of(args))
     how = circumstances(store.root)
     for what, why in how.fixed.items():
@@ -44,8 +47,16 @@ def run(args: Namespace) -> int:
     with store.workspace() as work:
         again = rebuilt(store, inputs_of(files), roles, work, how)
         verdicts = {role: verdict(built.images[role].path, again[role], built.tools, work) for role in roles}
-    print(json.dumps(facts(verdicts, how), indent=2) if args.json else text(verdicts))
-    return ExitStatus.OK if all(one.identical for one in verdicts.values()) else ExitStatus.FAILED
+    told = facts(verdicts, how)
+    refuted: tuple[str, ...] = ()
+    if claim is not None:
+        refuted = claim.refuted({role: one.digests.disk for role, one in verdicts.items()})
+        told["provenance"] = {"confirmed": not refuted, "signed": claim.signed, "refuted": refuted}
+    if args.json:
+        print(json.dumps(told, indent=2))
+    else:
+        print("\n".join([text(verdicts), *([claim_line(claim, refuted)] if claim else [])]))
+    return ExitStatus.OK if told["identical"] and not refuted else ExitStatus.FAILED
 
 
 def facts(verdicts: Mapping[Role, Verdict], how: Circumstances) -> dict[str, object]:
