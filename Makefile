@@ -25,7 +25,7 @@ test: $(VENV)/ready host lint $(EXAMPLE)
 	$(BIN)/python -m tests.at_hand $(EXAMPLE)
 	$(BIN)/imagebuilder build -t $(EXAMPLE)
 	$(BIN)/pytest -q -m "not vm" --topology $(EXAMPLE) tests
-	$(BIN)/pytest -q -m vm --topology $(EXAMPLE) tests/vm
+	$(BIN)/pytest -q -m "vm and not nightly" --topology $(EXAMPLE) tests/vm
 	$(BIN)/imagebuilder test -t $(EXAMPLE)
 
 # What the night does: the reference topology with a lock made afresh, built, built again and compared, tested.
@@ -38,6 +38,7 @@ nightly: $(VENV)/ready host
 	$(BIN)/imagebuilder build -t $(NIGHTLY)
 	$(BIN)/imagebuilder verify -t $(NIGHTLY)
 	$(BIN)/imagebuilder test -t $(NIGHTLY)
+	$(BIN)/pytest -q -m nightly --topology $(NIGHTLY) tests
 
 # What needs no image: seconds.
 fast: $(VENV)/ready lint

@@ -32,6 +32,23 @@ class Firmware(StrEnum):
     BIOS = "bios"
 
 
+class Bus(StrEnum):
+    """What the machine's disk is connected by."""
+
+    VIRTIO = "virtio"
+    NVME = "nvme"
+    AHCI = "ahci"
+    USB = "usb"
+
+
+BUS_DEVICES: Mapping[Bus, tuple[str, ...]] = {
+    Bus.VIRTIO: ("virtio-blk-pci,drive=disk,bootindex=1",),
+    Bus.NVME: ("nvme,serial=disk,drive=disk,bootindex=1",),
+    Bus.AHCI: ("ide-hd,bus=ide.0,drive=disk,bootindex=1",),  # the machine's own controller
+    Bus.USB: ("qemu-xhci", "usb-storage,drive=disk,bootindex=1"),
+}
+
+
 class Acceleration(StrEnum):
     """What runs the machine's instructions."""
 
@@ -77,7 +94,10 @@ class Hardware:
     memory_mib: int
     acceleration: Acceleration
     disk: Path | None = None
-    """Its disk, qcow2, written to."""
+    """Its disk, written to."""
+    disk_format: str = "qcow2"
+    """Or raw: a disk that was flashed."""
+    bus: Bus = Bus.VIRTIO
     firmware: Firmware = Firmware.UEFI
     variables: Path | None = None
     """UEFI variables, written to; required with UEFI."""
@@ -187,10 +207,12 @@ def _disk(hardware: Hardware) -> list[str]:
     if hardware.disk is None:
         return []
     # cache=unsafe: the host's page cache outlives a killed QEMU, and a killed host is not what is tested.
-    return [
-        "-drive", f"if=none,id=disk,file={hardware.disk},format=qcow2,cache=unsafe,discard=unmap,node-name={DISK_NODE}",
-        "-device", f"virtio-blk-pci,id={DISK_DEVICE},drive=disk,bootindex=1",
-    ]  # fmt: skip
+    drive = f"if=none,id=disk,file={hardware.disk},format={hardware.disk_format},cache=unsafe,discard=unmap"
+    *controllers, device = BUS_DEVICES[hardware.bus]
+    argv = ["-drive", f"{drive},node-name={DISK_NODE}"]
+    for each in (*controllers, f"{device},id={DISK_DEVICE}"):
+        argv += ["-device", each]
+    return argv
 
 
 def _start(hardware: Hardware) -> list[str]:
