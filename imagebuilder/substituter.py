@@ -11,18 +11,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import fsspec  # type: ignore[import-untyped]
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.hashing import sha256_of
 from imagebuilder.manifest import Manifest, manifest_of
-from imagebuilder.packing import pack, unpack
 from imagebuilder.signing import Envelope, PublicKey, SigningKey, sign, verify
 from imagebuilder.statement import Sha256
 
 if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
+    from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
 
 PAYLOAD_TYPE = "application/vnd.imagebuilder.output+json"
 
@@ -109,6 +107,8 @@ class Substituter:
     @cached_property
     def _remote(self) -> tuple["AbstractFileSystem", str]:
         """File system, and path in it."""
+        import fsspec  # only here, as is aiohttp
+
         # Proxies are this machine's, as for every other program.
         options = {"client_kwargs": {"trust_env": True}} if self._is_http else {}
         with self._failures_explained():
@@ -217,6 +217,8 @@ class Substituter:
 
     def receive(self, said: Said, folder: Path, workspace: Path) -> dict[str, str]:
         """Fill *folder* with the output that *said* describes, byte for byte; return the SHA-256 of its files."""
+        from imagebuilder.packing import unpack  # zstandard is needed by nothing else
+
         archive = workspace / "archive"
         if self.get(f"archives/{said.archive}", archive, limit=said.archive_bytes) != said.archive:
             raise ImagebuilderError(f"the archive that {self} has is not the one that was signed")
@@ -228,6 +230,8 @@ class Substituter:
 
     def offer(self, derivation: str, output: Path, manifest: Manifest, key: SigningKey, workspace: Path) -> bool:
         """Bring an output there, its archive before what is said of it; return False when it is there already."""
+        from imagebuilder.packing import pack
+
         name = f"outputs/{derivation}.json"
         envelope, archive = workspace / "envelope.json", workspace / "archive"
         with contextlib.suppress(ImagebuilderError):
