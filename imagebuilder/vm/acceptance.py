@@ -63,7 +63,9 @@ class Seen:
     """kvm or tcg."""
     patience: float
     boot: BootTimes | None = None
-    """Of the first boot; None when none was needed."""
+    """Of the first boot, by this run or the one that kept the pair; None when no test needed the pair."""
+    boots: int = 0
+    """How many boots this run needed."""
     restores_s: tuple[float, ...] = ()
     sightings: Sightings = field(default_factory=Sightings)
     rounds: int = 1
@@ -136,6 +138,7 @@ def _one_session(
             accelerator=str(running.accelerator.kind),
             patience=running.accelerator.patience.factor,
             boot=running.times,
+            boots=running.boots,
             restores_s=tuple(running.restores_s),
             sightings=running.seen,
             rounds=rounds,
@@ -239,6 +242,7 @@ def together(parts: Mapping[str, Seen]) -> Seen:
         accelerator=first.accelerator,
         patience=max(part.patience for part in parts.values()),
         boot=next((part.boot for part in parts.values() if part.boot), None),
+        boots=sum(part.boots for part in parts.values()),
         restores_s=tuple(seconds for part in parts.values() for seconds in part.restores_s),
         sightings=sightings,
         rounds=max(part.rounds for part in parts.values()),

@@ -76,6 +76,8 @@ def record_of(
 
 
 def _notes(orders: Orders, collected: Collected, seen: Seen | None) -> Iterable[str]:
+    if seen and seen.boot and not seen.boots:
+        yield "nothing booted: the pair was kept by an earlier run, whose boot times these are"
     if orders.denylist:
         yield from orders.denylist.remarks(name.rpartition("::")[2] for name in collected.all)
     if seen and seen.rounds > 1:
