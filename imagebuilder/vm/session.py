@@ -67,7 +67,9 @@ class Session:
     _unbootable: str | None = None
     _saved: Saved | None = None
     _untouched: bool = False
-    """Whether the pair is as fresh as when it was restored."""
+    """Whether the pair is as fresh as when it was restored or booted."""
+    _keeps: bool = True
+    """Whether it makes sense to try and keep a booted pair."""
 
     @property
     def reports(self) -> Path:
@@ -94,7 +96,7 @@ class Session:
                 self._unbootable = str(error)
                 raise
             self._pair = pair
-            self._untouched = self._saved is not None
+            self._untouched = True
             return pair
         self._untouched = False
         return self._pair
@@ -129,8 +131,11 @@ class Session:
             else:
                 say(f"the pair boots; what differs from what is kept: {self.snapshots.difference(parts)}")
             times = self._boot(pair)
+            if not self._keeps:
+                return None, times
             if (saved := self._kept(pair, parts, times)) is not None:
                 return saved, times
+        self._keeps = False
         return None, self._boot(pair)
 
     def _goes_on(self, pair: Pair, saved: Saved) -> bool:
