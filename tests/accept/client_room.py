@@ -107,6 +107,8 @@ class ClientRoom:
 
     tools: Tools
     packages: Path
+    described: str = TOPOLOGY
+    """The topology's text."""
     root: Path = ROOM / "root"
     lines: list[str] = field(default_factory=list)
     """What the daemons said, in order."""
@@ -118,7 +120,7 @@ class ClientRoom:
     def lay_out(self) -> None:
         """Make networks, secrets and the root as at first boot; nothing runs yet."""
         ROOM.mkdir()
-        self.topology = Topology.model_validate(tomllib.loads(TOPOLOGY))
+        self.topology = Topology.model_validate(tomllib.loads(self.described))
         self.private = with_passwords(new_secrets(self.topology), PASSWORDS)
         self._wire()
         self._root()
@@ -180,6 +182,7 @@ class ClientRoom:
             ("curious.example.com.", "MX", f"10 {MX}."),
             ("curious.example.com.", "TXT", txt(f"v=spf1 ip4:{STRANGER_4} -all")),
             ("_dmarc.curious.example.com.", "TXT", txt("v=DMARC1; p=none; rua=mailto:reports@curious.example.com")),
+            ("plain.example.", "MX", f"10 {MX}."),
             ("careless.example.", "MX", f"10 {MX}."),
             ("careless.example.", "TXT", txt("v=spf1 -all")),
         ]

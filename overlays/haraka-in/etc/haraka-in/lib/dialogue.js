@@ -4,10 +4,11 @@
 const net = require('node:net')
 const { PassThrough } = require('node:stream')
 
-// Longest waits, in milliseconds. Getting in is quick or does not happen: the sender shall hear 4xx at once. Judging
+// Longest waits, in milliseconds. Getting in is quick or does not happen: the sender shall hear 4xx within 2 s; one SYN
+// may get lost (TCP sends it again after a second). Judging
 // takes the client some DNS; a message with slow filters up to 300 s (Postfix's milter_content_timeout), after which
 // Postfix itself gives the answer.
-const WAIT = { connect: 3000, greeting: 10000, hello: 10000, command: 30000, stall: 120000, message: 330000 }
+const WAIT = { connect: 1800, greeting: 10000, hello: 10000, command: 30000, stall: 120000, message: 330000 }
 const HEARTBEAT = 60000
 const LONGEST_REPLY = 65536
 

@@ -1,0 +1,106 @@
+"""What a user may do with a mailbox and its passwords, and who is kept away from it."""
+
+# ruff: noqa: D103 (the name of a test is its sentence)
+
+import imaplib
+import smtplib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+
+from imagebuilder.topology import Topology
+from imagebuilder.vm.machine import Machine
+from imagebuilder.vm.people import Person, Stranger, letter
+from imagebuilder.vm.world import World
+
+CHANGED = "quite another word"
+
+
+def logs_in(person: Person, password: str) -> bool:
+    try:
+        with person.imap(password=password):
+            return True
+    except imaplib.IMAP4.error:
+        return False
+
+
+def test_a_colleagues_address_in_the_from_field_is_refused(alice: Person, bob: Person, stranger: Stranger) -> None:
+    message = letter(bob.address, stranger.address, "it is bob", "Pay.\n")
+    with alice.submission() as dialogue, pytest.raises(smtplib.SMTPDataError, match="is not an address of"):
+        dialogue.sendmail(alice.address, [stranger.address], message.as_bytes())
+
+
+def test_a_changed_password_outlives_a_start_of_the_mail_store_and_can_be_taken_back(
+    alice: Person, client: Machine
+) -> None:
+    client.succeed(f"echo '{CHANGED}' | mailbox-password set {alice.address}")
+    try:
+        client.succeed("systemctl restart dovecot")
+        client.wait_for_unit("dovecot.service")
+
+        assert logs_in(alice, CHANGED)
+        assert not logs_in(alice, alice.password)
+    finally:
+        client.succeed(f"mailbox-password reset {alice.address}")
+    assert logs_in(alice, alice.password)
+
+
+def test_a_program_has_a_password_of_its_own_that_can_be_taken_back(alice: Person, client: Machine) -> None:
+    password = client.succeed(f"mailbox-password app {alice.address} phone").strip()
+
+    assert logs_in(alice, password)
+    client.succeed(f"mailbox-password revoke {alice.address} phone")
+    assert not logs_in(alice, password)
+    assert logs_in(alice, alice.password)
+
+
+def test_moving_mail_to_junk_teaches_the_filter(stranger: Stranger, alice: Person, client: Machine) -> None:
+    learned = "rspamc --connect=/run/rspamd/controller.sock stat | sed -n 's/^Messages learned: //p'"
+    before = int(client.succeed(learned))
+    stranger.send(alice.address, "to learn", "Cheap watches and golden rings for you.\n" * 20)
+    alice.receive("to learn")
+
+    with alice.imap() as session:
+        session.select("INBOX")
+        number = session.search(None, "SUBJECT", '"to learn"')[1][0].split()[-1].decode()
+        assert session._simple_command("MOVE", number, "Junk")[0] == "OK"
+
+    client.wait_until_succeeds(f"test $({learned}) -gt {before}", within_s=20)
+
+
+def test_who_guesses_passwords_is_kept_from_mailboxes_by_his_real_address_and_others_are_not(
+    alice: Person, stranger: Stranger, proxy: Machine, world: World, topology: Topology
+) -> None:
+    guesser = replace(alice, host=world.stranger)
+
+    def guess(number: int) -> None:
+        with suppress(imaplib.IMAP4.error, OSError), guesser.imap(password=f"guess {number}"):
+            pass
+
+    try:
+        # at once, as Dovecot lets each wait the longer the more there were
+        with ThreadPoolExecutor(topology.bans.wrong_passwords + 2) as pool:
+            list(pool.map(guess, range(topology.bans.wrong_passwords + 2)))
+        proxy.wait_until_succeeds(
+            f"nft list set inet filter banned_4 | grep -F '{world.stranger.ipv4}'", within_s=60
+        )  # fmt: skip
+
+        with pytest.raises(OSError):
+            world.stranger.connect(topology.proxy.ipv4.ip, 993, within_s=3)
+        assert logs_in(alice, alice.password)
+        stranger.send(alice.address, "still welcome", "By the front door.\n")
+        alice.receive("still welcome")
+    finally:
+        proxy.succeed("nft flush set inet filter banned_4; nft flush set inet filter banned_6")
+
+
+@pytest.mark.parametrize(("host", "most_mib"), [("proxy", 300), ("client", 700)])
+def test_what_runs_leaves_the_machine_its_memory(request: pytest.FixtureRequest, host: str, most_mib: int) -> None:
+    machine: Machine = request.getfixturevalue(host)
+
+    used = "awk '/^MemTotal/ {all=$2} /^MemAvailable/ {free=$2} END {print all-free}' /proc/meminfo"
+    used_kib = int(machine.succeed(used))
+
+    assert used_kib / 1024 <= most_mib
