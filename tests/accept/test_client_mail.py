@@ -4,6 +4,7 @@ import email
 import gzip
 import imaplib
 import smtplib
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from imagebuilder.dns import ROOT_SERVERS
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
 from imagebuilder.vm.namespace import entered
-from tests.accept.client_letters import USER, content_of, letter, proxy_header
+from tests.accept.client_letters import USER, content_of, letter, only, proxy_header
 from tests.accept.client_room import (
     CLIENT,
     HOME,
@@ -248,6 +249,28 @@ def test_submission_needs_tls_and_the_right_password(room: ClientRoom) -> None:
     with pytest.raises(smtplib.SMTPAuthenticationError), room.submission(ALICE, "guess"):
         pass
     assert room.said("submission", USER, "authentication failed")
+
+
+@story
+def test_old_ciphers_are_refused_and_modern_ones_taken(room: ClientRoom) -> None:
+    def shaken(port: int, ciphers: str) -> bool:
+        with room.connect("proxy", CLIENT, port) as plain:
+            plain.sendall(proxy_header(USER, port - 10000))
+            if port == 10587:
+                lines = plain.makefile("rb")
+                lines.readline()
+                plain.sendall(b"STARTTLS\r\n")
+                lines.readline()
+            try:
+                only(ciphers).wrap_socket(plain).close()
+            except (ssl.SSLError, OSError):
+                return False
+            return True
+
+    for port in (10587, 10993):
+        assert shaken(port, "ECDHE-ECDSA-AES128-GCM-SHA256")
+        for old in ("ECDHE-ECDSA-AES128-SHA", "ECDHE-ECDSA-AES256-SHA384"):
+            assert not shaken(port, old), (port, old)
 
 
 @story
