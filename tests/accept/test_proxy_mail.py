@@ -4,11 +4,13 @@ import signal
 import smtplib
 import ssl
 import time
+from contextlib import suppress
 from email.message import Message
 from itertools import zip_longest
 
 import pytest
 
+from imagebuilder.run import run
 from imagebuilder.topology import Role
 from tests.accept.proxy_room import (
     MX,
@@ -414,3 +416,68 @@ def test_a_stop_lets_the_running_message_end(room: Room) -> None:
 
     room.delivered(1)
     assert haraka.process.wait(timeout=20) == 0
+
+
+@told_in_a_room
+def test_a_full_disk_here_is_a_temporary_failure_and_passes(room: Room) -> None:
+    room.start_postfix()
+    spool = room.roots[Role.PROXY] / "var/cache/haraka-in"
+    spool.mkdir(parents=True)
+    run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(spool)])
+    haraka = room.start_haraka_in()
+
+    with room.smtp() as session:
+        begun(session, ALICE)
+        try:
+            code, text = session.data(large_mail(3 * MIB))
+        except smtplib.SMTPServerDisconnected:
+            code, text = 421, b""
+    assert 400 <= code < 500, text
+    assert haraka.process.poll() is None
+    with room.smtp() as session:
+        session.sendmail(EVE, [ALICE], MAIL)
+
+    assert [message["Subject"] for message in room.delivered(1)] == ["hello"]
+
+
+@told_in_a_room
+def test_a_full_disk_at_the_client_is_a_temporary_failure_and_passes(room: Room) -> None:
+    room.start_postfix("queue_minfree = 1000000000000")
+    room.start_haraka_in()
+
+    with room.smtp() as session:
+        replies = begun(session, ALICE)
+    assert replies[0][0] == 450, replies
+    assert b"4.3.1 Insufficient system storage" in replies[0][1]
+
+    room.stop_postfix()
+    room.start_postfix("queue_minfree = 0")
+    with room.smtp() as session:
+        session.sendmail(EVE, [ALICE], MAIL)
+    room.delivered(1)
+
+
+SMUGGLED = "MAIL FROM:<boss@example.org>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\nSubject: smuggled\r\n\r\nx\r\n.\r\n"
+
+
+@told_in_a_room
+def test_no_false_end_of_a_message_smuggles_a_second_one(room: Room) -> None:
+    room.start_postfix()
+    room.start_haraka_in()
+
+    for end in ("\n.\n", "\n.\r\n", "\r\n.\n", "\r.\r", "\r\n.\r", "\r.\r\n", "\n\n.\r\n", "\r\n\0.\r\n"):
+        with room.smtp() as session:
+            begun(session, ALICE)
+            session.putcmd("DATA")
+            assert session.getreply()[0] == 354
+            session.send(f"Subject: outer\r\n\r\nx{end}{SMUGGLED}".encode("latin-1"))
+            with suppress(smtplib.SMTPException):
+                session.getreply()
+        with room.smtp() as session:
+            session.sendmail(EVE, [ALICE], MAIL)
+    time.sleep(2)
+
+    subjects = {str(message["Subject"]) for message in room.inbox()}
+    assert "hello" in subjects
+    assert "smuggled" not in subjects
+    assert "boss@example.org" not in {message["Return-Path"] for message in room.inbox()}

@@ -1,6 +1,7 @@
 """Mail from the client through haraka-out to the Internet."""
 
 import signal
+import smtplib
 import ssl
 import threading
 import time
@@ -189,3 +190,50 @@ def test_a_large_message_goes_out_unchanged(room: Room) -> None:
         room.until(lambda: len(box.messages) == 1, "the message", room.daemons["haraka-out.service"])
 
     assert str(box.messages[0].get_payload()).replace("\r\n", "\n") == f"Hi\n{text}".replace("\r\n", "\n")
+
+
+@told_in_a_room
+def test_kill_after_kill_loses_nothing_and_repeats_at_most_what_was_under_way(room: Room) -> None:
+    haraka = room.start_haraka_out()
+    wanted = {f"{number}@example.org" for number in range(40)}
+    under_way = 0
+
+    with strangers_server(room) as box:
+        for number, identity in enumerate(sorted(wanted)):
+            mail = MAIL.replace("1@example.org", identity)
+            while True:  # as the client's Postfix does: what was not answered is sent again
+                try:
+                    sent_by_the_client(room, EVE, mail=mail)
+                    break
+                except (OSError, smtplib.SMTPException):
+                    time.sleep(0.2)
+            if number % 10 == 9:
+                under_way += len(queued(room))
+                haraka.kill()
+                haraka = room.start_haraka_out()
+        room.until(lambda: {str(one["Message-Id"]).strip("<>") for one in box.messages} == wanted, "all", haraka)
+        room.until(lambda: queued(room) == [], "an empty queue", haraka)
+
+    assert len(box.messages) - len(wanted) <= under_way
+
+
+@told_in_a_room
+def test_a_full_disk_puts_the_client_off_and_what_it_has_is_sent_when_there_is_room_again(room: Room) -> None:
+    state = room.roots[Role.PROXY] / "var/lib/haraka-out"
+    state.mkdir(parents=True)
+    run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(state)])
+    haraka = room.start_haraka_out()
+    large = MAIL + "x" * 70 + "\r\n"
+    large += ("y" * 70 + "\r\n") * 4000
+
+    with strangers_server(room) as box:
+        for _ in range(2):
+            with pytest.raises(smtplib.SMTPDataError) as refused:
+                sent_by_the_client(room, EVE, mail=large)
+            assert 400 <= refused.value.smtp_code < 500, refused.value
+        assert haraka.process.poll() is None
+        run(["mount", "-o", "remount,size=10m", str(state)])
+        sent_by_the_client(room, EVE, mail=large)
+        room.until(lambda: len(box.messages) == 1, "the message", haraka)
+
+    room.until(lambda: queued(room) == [], "an empty queue")
