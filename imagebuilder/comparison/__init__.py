@@ -10,6 +10,7 @@ from zstandard import ZstdError
 
 from imagebuilder.comparison import readers
 from imagebuilder.comparison.causes import CONSEQUENCE, ORDER, UNKNOWN, cause, excerpt
+from imagebuilder.comparison.diffoscope import explained
 from imagebuilder.comparison.entries import Entries, Entry, Kind
 from imagebuilder.gpt import HEAD_BYTES, Span, lines, spans
 from imagebuilder.hashing import sha256_of
@@ -41,10 +42,13 @@ class Difference:
     """The likely one, a guess."""
     lines: tuple[str, str] = ("", "")
     """Of a text: the first line that differs, in both."""
+    details: str = ""
+    """What diffoscope says, where it is installed."""
 
     def __str__(self) -> str:
         shown = "".join(f"\n    {mark} {line}" for mark, line in zip("-+", self.lines, strict=True) if any(self.lines))
-        return f"{' > '.join(self.place)}: {self.first} / {self.second}; likely cause: {self.cause}{shown}"
+        details = "".join(f"\n    {line}" for line in self.details.splitlines())
+        return f"{' > '.join(self.place)}: {self.first} / {self.second}; likely cause: {self.cause}{shown}{details}"
 
 
 def partitions(image: Path) -> tuple[Digested, ...]:
@@ -140,7 +144,8 @@ class _Comparison:
             shown = [str(entry) if entry else "absent" for entry in (first, second)]
             if shown[0] == shown[1] and first and second:
                 shown = [_hidden_facts(entry) for entry in (first, second)]
-            yield Difference(place, shown[0], shown[1], cause(first, second), excerpt(first, second))
+            details = explained(first, second, place[-1], self.work)
+            yield Difference(place, shown[0], shown[1], cause(first, second), excerpt(first, second), details)
 
     def _parts(self, content: bytes) -> Entries:
         try:

@@ -1,4 +1,5 @@
 import io
+import shutil
 import tarfile
 from pathlib import Path
 from uuid import UUID
@@ -20,6 +21,7 @@ from imagebuilder.comparison.causes import (
     cause_of_contents,
     excerpt,
 )
+from imagebuilder.comparison.diffoscope import explained
 from imagebuilder.comparison.entries import Entry, Kind
 from imagebuilder.comparison.readers import read_cpio, read_tar
 from imagebuilder.errors import ImagebuilderError
@@ -165,3 +167,21 @@ def test_a_tar_archive_gives_content_modes_and_owners(tmp_path: Path) -> None:
 
     assert (found["etc/secret"].mode, found["etc/secret"].owner, found["etc/secret"].read()) == (0o4640, (7, 8), b"abc")
     assert (found["etc/link"].kind, found["etc/link"].read()) == (Kind.LINK, b"secret")
+
+
+def test_diffoscope_is_asked_about_both_versions_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin/diffoscope"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\nfor last; do first=$before; before=$last; done\ncat "$first" "$last"; exit 1\n')
+    program.chmod(0o755)
+
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    without = "" if shutil.which("diffoscope") else explained(file(b"1\n"), file(b"2\n"), "etc/x", tmp_path)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+
+    assert without == ""
+    assert explained(file(b"1\n"), file(b"2\n"), "etc/x", tmp_path) == "1\n2"
+    assert explained(file(b"1\n"), None, "etc/x", tmp_path) == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
