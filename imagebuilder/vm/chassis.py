@@ -21,8 +21,8 @@ ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[()
 KEEP_S = 30.0
 """Seconds that writing or reading the state of processors and devices may take."""
 WITHOUT_RAM = ({"capability": "x-ignore-shared", "state": True},)
-CAPTURE = "capture"
-"""Name of QEMU's object that writes packets to a file."""
+CAPTURE, EVIDENCE = "capture", "evidence"
+"""Names of QEMU's objects that write packets to a file: on demand, and for each test."""
 
 
 class MachineError(ImagebuilderError):
@@ -185,7 +185,7 @@ class Chassis:
 
     def capture(self, path: Path) -> None:
         """Write the packets of the first network card to *path* from now on, as pcap, in a folder of QEMU's."""
-        self.qmp.command("object-add", id=CAPTURE, **{"qom-type": "filter-dump"}, netdev="net0", file=str(path))
+        self._dump(CAPTURE, path)
         self.capturing = path
 
     def end_capture(self) -> Path | None:
@@ -194,6 +194,13 @@ class Chassis:
         if path is not None:
             self.qmp.command("object-del", id=CAPTURE)
         return path
+
+    def keep_packets(self, path: Path) -> None:
+        """Write the same to *path* until the machine is off, beside any `capture`: what a failed test leaves."""
+        self._dump(EVIDENCE, path)
+
+    def _dump(self, name: str, path: Path) -> None:
+        self.qmp.command("object-add", id=name, **{"qom-type": "filter-dump"}, netdev="net0", file=str(path))
 
     # --- looking
 

@@ -20,6 +20,7 @@ from imagebuilder.vm.pair import Pair
 from imagebuilder.vm.people import Person, Stranger
 from imagebuilder.vm.prompt import Prompt
 from imagebuilder.vm.qemu import Acceleration
+from imagebuilder.vm.qmp import QmpError
 from imagebuilder.vm.session import Session
 from imagebuilder.vm.sightings import Doors
 from imagebuilder.vm.world import World
@@ -67,6 +68,8 @@ class Bed:
         pair = self.session.fresh()
         if not self.session.seen.charts:
             self.session.seen.charts = {role: boot_chart_of(machine) for role, machine in pair.machines.items()}
+        for machine in pair.machines.values():
+            self._capture(machine)
         yield pair
         self.session.world.mend()
 
@@ -135,13 +138,23 @@ class Bed:
         vars(pdb)["do_bed"] = opened
         say("the machines are as the test left them: `bed` opens their prompt, `continue` goes on with the next test")
 
+    def _capture(self, machine: Machine) -> None:
+        """Write the packets of this test down, over those of the one before; a failure keeps them."""
+        try:
+            machine.keep_packets(self._packets(machine))
+        except QmpError as error:  # a help for whoever looks at a failure, and no reason for one
+            say(f"no packets of {machine.name} are kept: {error}")
+
+    def _packets(self, machine: Machine) -> Path:
+        return self.session.reports / f"{machine.name}.pcap"
+
     def _keep(self, test: str) -> Iterator[str]:
         """Copy what tells of a failure, and yield each copy's place in the folder of this run."""
         folder = self.session.reports / "failures" / re.sub(r"[^\w.-]+", "-", test)
         folder.mkdir(parents=True, exist_ok=True)
         assert self.session.pair is not None
         for machine in self.session.pair.machines.values():
-            for file in (machine.console_file, machine.journal_file, machine.messages_file):
+            for file in (machine.console_file, machine.journal_file, machine.messages_file, self._packets(machine)):
                 if file.exists() and file.stat().st_size:
                     shutil.copyfile(file, folder / file.name)
                     yield str((folder / file.name).relative_to(self.session.reports))
