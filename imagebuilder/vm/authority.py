@@ -170,7 +170,11 @@ class Authority:
         """How many questions there were."""
 
     def start(self, *, valid_s: int = VALID_S) -> None:
-        """Start the server, whose certificates live for *valid_s* seconds, and wait until it answers."""
+        """Start the server, whose certificates live for *valid_s* seconds, and wait until it answers.
+
+        One that ran before is ended; with it go the accounts that it knew.
+        """
+        self.stop()
         self._folder.mkdir(parents=True, exist_ok=True)
         both = self._folder / "own.pem"
         both.write_bytes(self._issuer.certify([*self.hosts, "localhost", "127.0.0.1"]))
@@ -226,6 +230,12 @@ class Authority:
         front.socket = context.wrap_socket(front.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=front.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         self._front = front
+
+    def mend(self) -> None:
+        """Answer again, and truthfully."""
+        self.refuses = None
+        if self._front is None:
+            self.open()
 
     def log(self) -> str:
         """Return what pebble said."""

@@ -23,7 +23,7 @@ from imagebuilder.vault import read_secrets, write_private, write_secrets
 
 IDENTITIES_MOST = 16
 """Older ones are removed; one takes some 200 kB."""
-MADE_OF = 1
+MADE_OF = 2
 """Raised when what an identity consists of changes."""
 
 

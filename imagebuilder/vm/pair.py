@@ -13,6 +13,7 @@ from imagebuilder.build.image import Image
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import say
 from imagebuilder.secrets import Secrets, credentials
+from imagebuilder.services.certificate import PRIVATE_ROOT, PUBLIC_ROOTS
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
 from imagebuilder.vm import agent
@@ -25,6 +26,10 @@ from imagebuilder.vm.world import FOLDER, TAPS, World
 
 MEMORY_MIB = {Role.PROXY: 1024, Role.CLIENT: 2048}
 """Memory of each machine; the proxy's is that of the reference VPS."""
+ROOT_CERTIFICATE = "/run/bed-root.pem"
+"""Where the machine finds the root certificate of the world."""
+CERTIFICATE_USERS = ("caddy", "acme", "haraka-out")
+"""Units that ask the authority, or verify servers."""
 ROOT_KEY = "/run/bed-root.key"
 """Where the machine finds the key of the world's root zone."""
 EMULATED_DEADLINE_S = 1200.0
@@ -257,7 +262,9 @@ class Pair:
             variables=self._variables(role),
             nics=(Nic(TAPS[role], mac_address(role)),),
             boot_deadline_s=EMULATED_DEADLINE_S if self._accelerator.kind is Acceleration.TCG else None,
-            credentials=tuple((agent.credentials() | root_key_credentials(self.world.dns.trust_anchor)).items()),
+            credentials=tuple(
+                (agent.credentials() | trust_credentials(self.world.dns.trust_anchor, self.world.issuer.pem)).items()
+            ),
         )
 
     def parts(self) -> dict[str, str]:
@@ -279,12 +286,16 @@ class Pair:
         return parts
 
 
-def root_key_credentials(trust_anchor: str) -> dict[str, bytes]:
-    """Return the credentials that make unbound in a machine trust the world's root zone. Pure."""
-    dropin = f"[Service]\nBindReadOnlyPaths={ROOT_KEY}:/usr/share/dns/root.key\n"
+def trust_credentials(trust_anchor: str, root: str) -> dict[str, bytes]:
+    """Return the credentials that make a machine trust the world's root zone and its root certificate, PEM. Pure."""
+    pem = root.replace("\n", "\\n")
+    files = f"f {ROOT_KEY} 0644 root root - {trust_anchor}\nf {ROOT_CERTIFICATE} 0644 root root - {pem}\n"
+    names = f"[Service]\nBindReadOnlyPaths={ROOT_KEY}:/usr/share/dns/root.key\n"
+    roots = "".join(f"BindReadOnlyPaths={ROOT_CERTIFICATE}:{place}\n" for place in (PUBLIC_ROOTS, PRIVATE_ROOT))
+    dropins = dict.fromkeys(CERTIFICATE_USERS, f"[Service]\n{roots}") | {"unbound": names}
     return {
-        "tmpfiles.extra": f"f {ROOT_KEY} 0644 root root - {trust_anchor}\n".encode(),
-        "systemd.unit-dropin.unbound.service~bed": dropin.encode(),
+        "tmpfiles.extra": files.encode(),
+        **{f"systemd.unit-dropin.{unit}.service~bed": text.encode() for unit, text in dropins.items()},
     }
 
 

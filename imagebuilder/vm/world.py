@@ -10,6 +10,7 @@
 import contextlib
 import os
 import socket
+import ssl
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from imagebuilder.run import environment, run
 from imagebuilder.tools import Tools
 from imagebuilder.topology import PublicKeys, Role, Topology
 from imagebuilder.vm.addresses import Addresses, Place, addresses
+from imagebuilder.vm.authority import Authority, Issuer, directory_hosts
 from imagebuilder.vm.dhcp import Lease, dnsmasq_argv
 from imagebuilder.vm.identity import Identity
 from imagebuilder.vm.links import HomeLine, Link
@@ -100,6 +102,10 @@ class World:
     user: Host = field(init=False)
     home: Host = field(init=False)
     lan: Host = field(init=False)
+    issuer: Issuer = field(init=False)
+    """The root that everybody in the world trusts."""
+    authority: Authority = field(init=False)
+    """The ACME server that the topology names."""
     _children: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -135,10 +141,17 @@ class World:
         self._resolver()
         key = self.identity.once("zone-key", lambda folder: make_zone_key(self.tools, folder))
         self.dns.start(self.records, keys=key)
+        self.issuer = Issuer.read(self.identity.once("issuer", lambda folder: Issuer.new().write(folder)))
+        self.authority = Authority(
+            self.tools, self.issuer, FOLDER / "authority", "internet", str(self.places.dns_ipv4),
+            self.topology.acme.directory, str(self.places.dns_ipv4),
+        )  # fmt: skip
+        self.authority.start()
         self._dhcp()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.authority.stop()
         self.dns.stop()
         for child in self._children:
             child.kill()
@@ -150,6 +163,11 @@ class World:
         return (self.internet, self.stranger, self.user, self.home, self.lan)
 
     @property
+    def trust(self) -> ssl.SSLContext:
+        """How people of the world verify a server."""
+        return ssl.create_default_context(cadata=self.issuer.pem)
+
+    @property
     def records(self) -> tuple[Record, ...]:
         """Return every name of the world."""
         return (*world_records(self.topology, self.public, self.places), *self.extra_records)
@@ -159,7 +177,8 @@ class World:
         return "internet" if role is Role.PROXY else "home"
 
     def mend(self) -> None:
-        """Take back all that was done to links and names."""
+        """Take back all that was done to links, names and the authority."""
+        self.authority.mend()
         for link in self.links.values():
             link.mend()
         self.dns.mend()
@@ -286,6 +305,8 @@ def world_records(topology: Topology, public: PublicKeys, places: Addresses) -> 
         if place.ipv6 is not None:
             outside.append(Record(name, "AAAA", str(place.ipv6.ip), "an outside host"))
             outside.append(Record(f"{place.ipv6.ip.reverse_pointer}.", "PTR", name, "an outside host"))
+    for host in directory_hosts(topology.acme.directory):
+        outside.append(Record(f"{host}.", "A", str(places.dns_ipv4), "the certificate authority"))
     return (*own, *outside)
 
 

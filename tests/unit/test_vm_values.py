@@ -13,9 +13,10 @@ from imagebuilder.topology import Topology, load_topology
 from imagebuilder.vm import agent
 from imagebuilder.vm.accelerator import boot_sector, known_accelerators
 from imagebuilder.vm.addresses import Addresses, addresses
+from imagebuilder.vm.authority import Issuer
 from imagebuilder.vm.mta import as_received
 from imagebuilder.vm.nameserver import root_addresses, root_zone
-from imagebuilder.vm.pair import root_key_credentials
+from imagebuilder.vm.pair import trust_credentials
 from imagebuilder.vm.qemu import (
     SMBIOS_BYTES_MAX,
     Acceleration,
@@ -99,7 +100,7 @@ def test_credentials_that_firmware_would_choke_on_are_refused() -> None:
 
 def test_what_the_bed_gives_a_machine_fits_by_far() -> None:
     anchor = ". 86400 IN DNSKEY 257 3 13 " + "A" * 88
-    total = sum(map(len, smbios_arguments(agent.credentials() | root_key_credentials(anchor))))
+    total = sum(map(len, smbios_arguments(agent.credentials() | trust_credentials(anchor, Issuer.new().pem))))
 
     assert total < SMBIOS_BYTES_MAX // 4
 

@@ -1,8 +1,12 @@
 """The world outside: its names validate, its home line hides who is behind it, its judge can tell."""
 
+import json
 import smtplib
 import socket
 from collections.abc import Callable
+from contextlib import closing
+from http.client import HTTPSConnection
+from urllib.parse import urlsplit
 
 import dkim  # type: ignore[import-untyped]
 import dns.dnssec
@@ -17,6 +21,8 @@ import dns.rdatatype
 import dns.rrset
 import pytest
 
+from imagebuilder.dns import reverse_records, zone_records
+from imagebuilder.published import Finding, NameServers, State, findings
 from imagebuilder.secrets import Secrets
 from imagebuilder.topology import Topology
 from imagebuilder.vm.mta import MailServer, Received
@@ -24,7 +30,7 @@ from imagebuilder.vm.namespace import has_many_users, inside
 from imagebuilder.vm.people import letter
 from imagebuilder.vm.verdict import Verdict, judge
 from imagebuilder.vm.waiting import Seen, wait_for
-from imagebuilder.vm.world import FOLDER, STRANGER_DOMAIN, World
+from imagebuilder.vm.world import FOLDER, STRANGER_DOMAIN, Host, World
 
 pytestmark = pytest.mark.vm
 
@@ -90,6 +96,45 @@ def test_the_home_line_hides_its_lan_and_lets_nobody_in(new_world: Callable[[], 
 
     seen, home = inside(work)
     assert seen == f"::ffff:{home}"
+
+
+def test_the_zone_that_dns_prints_is_served_and_found_good_by_its_own_check(
+    new_world: Callable[[], World], topology: Topology
+) -> None:
+    def work() -> tuple[int, list[Finding]]:
+        with new_world() as world, world.stranger.entered():
+            records = (*zone_records(topology, world.public), *reverse_records(topology))
+            found = findings(records, NameServers())
+            return len(found), [each for each in found if each.state is not State.GOOD]
+
+    count, others = inside(work)
+    assert count > 10
+    assert others == []
+
+
+def test_the_topologys_authority_answers_everywhere_until_it_is_down(
+    new_world: Callable[[], World], topology: Topology
+) -> None:
+    where = urlsplit(topology.acme.directory)
+
+    def directory(world: World, host: Host) -> dict[str, object]:
+        with host.entered(), closing(HTTPSConnection(where.hostname or "", context=world.trust, timeout=10)) as asked:
+            asked.request("GET", where.path)
+            found: dict[str, object] = json.loads(asked.getresponse().read())
+            return found
+
+    def work() -> list[object]:
+        with new_world() as world:
+            found = [directory(world, host)["newOrder"] for host in (world.stranger, world.lan)]
+            world.authority.close()
+            with pytest.raises(ConnectionRefusedError):
+                directory(world, world.stranger)
+            world.authority.refuses = "closed today"
+            world.mend()
+            return [*found, directory(world, world.stranger)["newOrder"]]
+
+    (one,) = set(inside(work))
+    assert str(one).startswith(f"https://{where.hostname}/")
 
 
 def test_a_lost_packet_is_a_rule_away(new_world: Callable[[], World]) -> None:
