@@ -23,7 +23,7 @@ from imagebuilder.substituter import Substituter
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
 
-PASSED_ON = ("imagebuilder_", "npm_config_", "python")
+PASSED_ON = ("imagebuilder_mirror", "imagebuilder_security_mirror", "npm_config_", "python")
 """Beginnings of the names of variables that the second build needs too: where things come from."""
 
 
@@ -81,22 +81,22 @@ def verdict(first: Path, second: Path, tools: Tools, work: Path) -> Verdict:
 
 
 def rebuilt(
-    store: Store, inputs: Mapping[str, bytes], roles: Sequence[Role], work: Path, circumstances: Circumstances
+    store: Store,
+    inputs: Mapping[str, bytes],
+    roles: Sequence[Role],
+    work: Path,
+    circumstances: Circumstances,
+    sources: Sources,
 ) -> dict[Role, Path]:
     """Build the images of *roles* again inside *work*, and return the disk of each.
 
     *inputs* are the operator's files, by the names that they get. Of *store* only the downloads are used, each hashed
-    again. Raises ImagebuilderError when the second build fails.
+    again; what it lacks comes from *sources*. Raises ImagebuilderError when the second build fails.
     """
-    folder = work / "elsewhere" / "again"
-    for part in (folder.parent, folder):
-        part.mkdir(mode=0o755)
-    for name, content in inputs.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    if circumstances.user:
-        shutil.chown(folder, circumstances.user)
+    folder = _place(work, inputs, circumstances.user)
     command = [sys.executable, "-m", "imagebuilder", "verify", *roles, "--topology", str(folder / "topology.toml")]
+    command += [f"--substituter={each.folder or each.location}" for each in sources.substituters]
+    command += [f"--snapshot={sources.snapshot}"] if sources.snapshot else []
     environment = {name: value for name, value in os.environ.items() if name.lower().startswith(PASSED_ON)}
     environment |= {"IMAGEBUILDER_STORE": str(folder / "store")} | circumstances.environment
     say("building again, which takes minutes: " + ", ".join(f"{k} {v}" for k, v in circumstances.varied.items()))
@@ -108,6 +108,20 @@ def rebuilt(
             str(error), hint="the first build went well: see what differs in circumstances"
         ) from error
     return {Role(role): Path(path) for role, path in json.loads(printed).items()}
+
+
+def _place(work: Path, inputs: Mapping[str, bytes], user: str | None) -> Path:
+    """Return a folder inside *work* for the second build, with *inputs*, where *user* may write and read."""
+    folder = work / "elsewhere" / "again"
+    folder.mkdir(parents=True)
+    for name, content in inputs.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    for path in (folder.parent, folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    if user:
+        shutil.chown(folder, user)
+    return folder
 
 
 def build_again(

@@ -40,12 +40,13 @@ def run(args: Namespace) -> int:
         print(json.dumps({role: str(image.path) for role, image in images.items()}))
         return ExitStatus.OK
     claim = claim_in(args.provenance, args.trusted_keys, files) if args.provenance else None
-    built, _ = build_recorded(files, store, sources_of(args))
+    sources = sources_of(args)
+    built, _ = build_recorded(files, store, sources)
     how = circumstances(store.root)
     for what, why in how.fixed.items():
         say(f"not varied: {what}, as {why}")
     with store.workspace() as work:
-        again = rebuilt(store, inputs_of(files), roles, work, how)
+        again = rebuilt(store, inputs_of(files), roles, work, how, sources)
         verdicts = {role: verdict(built.images[role].path, again[role], built.tools, work) for role in roles}
     told = facts(verdicts, how)
     refuted: tuple[str, ...] = ()

@@ -7,8 +7,12 @@ import pytest
 from imagebuilder.circumstances import OFFSET, UMASK, Circumstances, circumstances, other_clock
 from imagebuilder.commands.verify import facts, text
 from imagebuilder.comparison import Difference
+from imagebuilder.errors import ImagebuilderError
+from imagebuilder.fetch import Sources
+from imagebuilder.store import Store
+from imagebuilder.substituter import Substituter
 from imagebuilder.topology import Role
-from imagebuilder.verify import Digests, Verdict
+from imagebuilder.verify import Digests, Verdict, rebuilt
 
 DIGESTS = Digests("d" * 64, {"esp": "e" * 64, "root": "f" * 64}, "a" * 64, "b" * 64, "c" * 64)
 SAME = Verdict(DIGESTS, ())
@@ -69,3 +73,18 @@ def test_the_other_clock_is_of_another_year() -> None:
     assert other_clock().offset == OFFSET
     assert int(OFFSET.strip("+d")) > 366
     assert UMASK != 0o022
+
+
+def test_a_second_build_that_fails_is_told_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    sources = Sources(dict, (Substituter(str(tmp_path)),), "https://snapshot.example")
+
+    with pytest.raises(
+        ImagebuilderError, match=r"the second build ended with status 2\n(.*\n)*.*topology\.toml"
+    ) as caught:
+        rebuilt(
+            Store(tmp_path), {"topology.toml": b"broken ="}, (Role.PROXY,), tmp_path / "work", Circumstances(), sources
+        )
+
+    assert "usage" not in str(caught.value)
+    assert caught.value.hint
