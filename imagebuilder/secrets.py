@@ -39,6 +39,8 @@ PASSWORD_GROUPS = (5, 5, 5, 5)
 
 ACME_TOKEN = "acme."
 """Begins the names of the tokens that lego gets as its variables."""
+RELAY_TOKEN = "relay."
+"""Begins the names of the tokens that are passwords of relays."""
 DkimName = tuple[str, str]
 """Mail domain and selector."""
 
@@ -128,6 +130,8 @@ def credentials(private: Secrets, topology: Topology, role: Role) -> dict[str, b
     }
     if role is Role.PROXY and private.tls:
         files["tls.key"] = private.tls
+    if role is Role.PROXY:
+        files |= relay_passwords(private.tokens, topology)
     if role is Role.CLIENT:
         if topology.acme.dns_provider is not None:
             files["acme.env"] = acme_environment(private.tokens)
@@ -138,6 +142,22 @@ def credentials(private: Secrets, topology: Topology, role: Role) -> dict[str, b
             name = (domain.name, domain.dkim_selector)
             files[f"dkim.{domain.name}.{domain.dkim_selector}.key"] = private.dkim[name]
     return {name: content.encode() for name, content in files.items()}
+
+
+def relay_passwords(tokens: Mapping[str, str], topology: Topology) -> dict[str, str]:
+    """Return the password of each relay that wants one, by the name of its credential. Pure."""
+    files = {}
+    for relay in topology.mail.relays:
+        if relay.username is None:
+            continue
+        name = f"{RELAY_TOKEN}{relay.host}"
+        if name not in tokens:
+            raise ImagebuilderError(
+                f"the secrets lack the password of the relay {relay.host}",
+                hint=f"imagebuilder secrets import tokens/{name}, and the password on standard input",
+            )
+        files[f"relay.{relay.host}.password"] = tokens[name]
+    return files
 
 
 def acme_environment(tokens: Mapping[str, str]) -> str:

@@ -1,14 +1,18 @@
 """Mail to the Internet, from the client alone. Pure."""
 
+import json
 from dataclasses import dataclass
 
 from imagebuilder.services.base import Service, Site, Values
-from imagebuilder.topology import Role
+from imagebuilder.topology import Role, Topology
 
 MIB = 1024 * 1024
 
 RELAY_PORT = 2526
 """Not 25: mail that goes out can never loop into what comes in."""
+
+CREDENTIALS = "/run/credentials/haraka-out.service"
+"""Where systemd puts the credentials of that unit (systemd.exec(5))."""
 
 HEADERS_MIB = 1
 """Room for what the client adds to a message of the largest size: signature, results, trace."""
@@ -32,6 +36,24 @@ class HarakaOutValues(Values):
     """Above the largest limit of any domain."""
     preferred_family: str
     """Haraka's word for which addresses of other servers to try first."""
+    relays: str
+    """JSON: which domains' mail goes through whose server, and which domains are ours."""
+
+
+def relays_json(topology: Topology) -> str:
+    """Return what the plugin relays has to know."""
+    ways = [
+        {
+            "domains": list(relay.domains),
+            "host": relay.host,
+            "port": relay.port,
+            "username": relay.username,
+            "password": f"{CREDENTIALS}/relay.{relay.host}.password" if relay.username else None,
+        }
+        for relay in topology.mail.relays
+    ]
+    own = sorted(domain.name for domain in topology.mail.domains)
+    return json.dumps({"own": own, "relays": ways}, indent=2)
 
 
 def haraka_out_values(site: Site) -> HarakaOutValues:
@@ -46,6 +68,7 @@ def haraka_out_values(site: Site) -> HarakaOutValues:
         client_address=str(topology.tunnel.client_address),
         max_message_bytes=(largest_mib + HEADERS_MIB) * MIB,
         preferred_family="default" if topology.proxy.ipv6 else "v4",
+        relays=relays_json(topology),
     )
 
 

@@ -28,7 +28,7 @@ from imagebuilder.topology.names import (
 
 __all__ = [
     "Acme", "Admin", "Bans", "Client", "Filter", "HostName", "Mail", "MailAddress", "MailAlias", "MailDomain",
-    "Mailbox", "Model", "Proxy", "Role", "Suite", "Topology", "Tunnel",
+    "Mailbox", "Model", "Proxy", "Relay", "Role", "Suite", "Topology", "Tunnel",
 ]  # fmt: skip
 
 
@@ -152,6 +152,19 @@ class MailAlias(Model):
     """Where its mail goes."""
 
 
+class Relay(Model):
+    """A provider's server that takes mail for some domains, or for all, instead of their own servers."""
+
+    host: HostName
+    """Its name, which its certificate has to have."""
+    port: Annotated[Whole, Field(ge=1, le=65535)] = 587
+    """Its TCP port, with STARTTLS."""
+    domains: tuple[HostName, ...] = ()
+    """Recipients' domains that it takes mail for; left out: all that no other relay names, but for yours."""
+    username: Text | None = None
+    """Whom to log in as; the password is the secret "tokens/relay.HOST". Left out: no login."""
+
+
 class Mail(Model):
     """Domains, mailboxes and aliases."""
 
@@ -161,6 +174,8 @@ class Mail(Model):
     """At least one."""
     aliases: tuple[MailAlias, ...] = ()
     """Addresses that stand for others."""
+    relays: tuple[Relay, ...] = ()
+    """Servers that mail to the outside goes through."""
 
 
 class Filter(Model):

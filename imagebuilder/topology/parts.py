@@ -6,7 +6,18 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from imagebuilder.topology.model import Admin, Client, Filter, MailAlias, Mailbox, MailDomain, Model, Proxy, Tunnel
+from imagebuilder.topology.model import (
+    Admin,
+    Client,
+    Filter,
+    MailAlias,
+    Mailbox,
+    MailDomain,
+    Model,
+    Proxy,
+    Relay,
+    Tunnel,
+)
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 
@@ -32,6 +43,7 @@ class Parts:
     domains: Rows[MailDomain]
     mailboxes: Rows[Mailbox]
     aliases: Rows[MailAlias]
+    relays: Rows[Relay]
     doubtful: frozenset[str]
     """Places where something is wrong already; a key there has its default instead of what was written."""
 
@@ -61,6 +73,7 @@ def parts_of(document: Mapping[str, Any], doubtful: frozenset[str]) -> Parts:
         domains=_rows(MailDomain, mail.get("domains", ()), "mail.domains"),
         mailboxes=_rows(Mailbox, mail.get("mailboxes", ()), "mail.mailboxes"),
         aliases=_rows(MailAlias, mail.get("aliases", ()), "mail.aliases"),
+        relays=_rows(Relay, mail.get("relays", ()), "mail.relays"),
         doubtful=doubtful,
     )
 
@@ -82,7 +95,7 @@ def salvaged(model: type[AnyModel], table: object) -> AnyModel | None:
 
 def _rows(model: type[AnyModel], tables: object, place: str) -> Rows[AnyModel]:
     """Return the sound ones of *tables*, the list at *place*."""
-    if not isinstance(tables, list | tuple) or (not tables and place != "mail.aliases"):
+    if not isinstance(tables, list | tuple) or (not tables and place not in ("mail.aliases", "mail.relays")):
         return Rows((), complete=False)
     found = tuple((f"{place}[{index}]", salvaged(model, table)) for index, table in enumerate(tables))
     rows = tuple((where, row) for where, row in found if row is not None)

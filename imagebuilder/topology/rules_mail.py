@@ -63,6 +63,7 @@ def mail_problems(parts: Parts) -> Iterator[Problem]:
     yield from _admin(parts, directory)
     yield from _loops(parts, directory)
     yield from _filter(parts)
+    yield from _relays(parts)
 
 
 def written_addresses(parts: Parts) -> Iterator[tuple[str, str]]:
@@ -113,6 +114,17 @@ def _filter(parts: Parts) -> Iterator[Problem]:
         yield Problem(
             "filter.junk_score", f"{wanted.junk_score} is not below filter.reject_score, {wanted.reject_score}"
         )
+
+
+def _relays(parts: Parts) -> Iterator[Problem]:
+    """Yield relays that would take the same mail."""
+    first: dict[str, str] = {}
+    for place, relay in parts.relays.rows:
+        for name in relay.domains or ("*",):
+            if name in first:
+                what = f"mail to {name!r}" if relay.domains else "all other mail"
+                yield Problem(f"{place}.domains", f"{what} goes to the relay at {first[name]} already")
+            first.setdefault(name, place)
 
 
 def _domains(parts: Parts) -> Iterator[Problem]:

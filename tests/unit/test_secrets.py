@@ -7,6 +7,7 @@ import stat
 import subprocess
 import threading
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -366,3 +367,17 @@ def test_openssl_reads_the_dkim_key_and_finds_the_same_public_half(made: Secrets
         pytest.skip("there is no openssl on this machine")
 
     assert base64.b64encode(done.stdout).decode() == public_keys(made).dkim["example.org"]["dkim"]
+
+
+def test_a_relays_password_reaches_the_proxy_alone_and_is_missed_with_what_to_type(topology: Topology) -> None:
+    relay = {"host": "smtp.example.com", "username": "alice"}
+    wanted = Topology.model_validate(topology.model_dump() | {"mail": topology.mail.model_dump() | {"relays": [relay]}})
+    private = new_secrets(wanted)
+
+    with pytest.raises(ImagebuilderError, match=r"password of the relay smtp\.example\.com") as lacking:
+        credentials(private, wanted, Role.PROXY)
+    assert "secrets import tokens/relay.smtp.example.com" in str(lacking.value.hint)
+    whole = replace(private, tokens={"relay.smtp.example.com": "a word"})
+
+    assert credentials(whole, wanted, Role.PROXY)["relay.smtp.example.com.password"] == b"a word"
+    assert b"a word" not in b"".join(credentials(whole, wanted, Role.CLIENT).values())

@@ -52,6 +52,16 @@ def test_junk_begins_below_what_is_refused() -> None:
     assert set(problems(document)) == {"filter.junk_score"}
 
 
+def test_mail_goes_through_one_relay_at_most() -> None:
+    one, other = {"host": "smtp.example.com"}, {"host": "smtp.example.net", "domains": ["big.example"]}
+    base = site()["mail"]
+
+    assert problems(site(mail=base | {"relays": [one, other]})) == {}
+    assert set(problems(site(mail=base | {"relays": [one, other, one, other]}))) == {
+        "mail.relays[2].domains", "mail.relays[3].domains",
+    }  # fmt: skip
+
+
 # --- host names
 
 
