@@ -106,6 +106,17 @@ def problems_of(overrides: Overrides, *, old: Lock | None, known: Known, fixed: 
     return tuple(found)
 
 
+def unmet(overrides: Overrides, lock: Lock) -> tuple[Problem, ...]:
+    """Return which *overrides* have come after *lock* was made. Pure."""
+    found: list[Problem] = []
+    locked = lock.by_name
+    for name in (*overrides.hold, *overrides.pin):
+        package, place = locked.get(name), f"{'hold' if name in overrides.hold else 'pin'}.{name}"
+        if package is None or {"pinned": package.pinned, "held": package.held} != overrides.reasons(name):
+            found.append(Problem(place, "the lock was made without it"))
+    return tuple(found)
+
+
 def likely(name: str, names: Iterable[str]) -> list[str]:
     """Return those of the many *names* that are worth a closer look when *name* is none of them."""
     return [other for other in names if other[:2] == name[:2] and abs(len(other) - len(name)) < 3]

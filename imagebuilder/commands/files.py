@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagebuilder.errors import WrongInputError
 from imagebuilder.lock import Lock, read_lock
+from imagebuilder.overrides import read_overrides, unmet
 from imagebuilder.plan import Plan, plan
 from imagebuilder.topology import PublicKeys, Topology, load_public_keys, load_topology
 
@@ -45,9 +47,12 @@ class Files:
         return self.topology.parent / "tests"
 
     def read(self) -> tuple[Topology, PublicKeys, Lock]:
-        """Return what the files say; each may raise, the topology first."""
+        """Return what the files say; each may raise, the topology first, and so do overrides that the lock ignores."""
         topology = load_topology(self.topology)
-        return topology, load_public_keys(self.public, topology), read_lock(self.lock)
+        public, lock = load_public_keys(self.public, topology), read_lock(self.lock)
+        if problems := unmet(read_overrides(self.overrides), lock):
+            raise WrongInputError(self.overrides.name, problems, hint=f"imagebuilder lock -t {self.topology}")
+        return topology, public, lock
 
     def plan(self) -> Plan:
         """Return what building them means."""

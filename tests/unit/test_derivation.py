@@ -68,7 +68,7 @@ def affected(lock: Lock, package: LockedPackage) -> set[str]:
 packages = st.integers(0, len(inputs()[2].packages) - 1)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(packages)
 def test_other_bytes_of_a_package_change_just_the_steps_made_from_it(number: int) -> None:
     topology, public, lock = inputs()
@@ -79,7 +79,7 @@ def test_other_bytes_of_a_package_change_just_the_steps_made_from_it(number: int
     )
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(packages, st.sampled_from([{"path": "pool/x.deb"}, {"held": "why"}, {"pinned": "why"}, {"size": 1}]))
 def test_what_is_only_told_of_a_package_changes_nothing(number: int, told: dict[str, object]) -> None:
     topology, public, lock = inputs()

@@ -1,9 +1,14 @@
+import shutil
 from pathlib import Path
 
 import pytest
 
+from imagebuilder.cli import main
 from imagebuilder.errors import WrongInputError
+from imagebuilder.lock import lock_text, read_lock
 from imagebuilder.overrides import read_overrides
+
+REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"
 
 
 def problems(tmp_path: Path, text: str) -> list[str]:
@@ -43,3 +48,24 @@ def test_everything_that_is_wrong_is_reported_at_once(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
     assert "is not TOML" in problems(tmp_path, "[pin\n")[0]
+
+
+def test_overrides_that_the_lock_was_made_without_stop_a_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IMAGEBUILDER_STORE", str(tmp_path / "store"))
+    for suffix in (".toml", ".lock", ".public.toml"):
+        shutil.copy(REFERENCE.with_suffix(suffix), tmp_path / f"topology{suffix}")
+    (tmp_path / "topology.overrides.toml").write_text('[hold.caddy]\nreason = "why"\n')
+
+    assert main(["build"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: topology.overrides.toml has 1 problem:",
+        "  hold.caddy: the lock was made without it",
+        "hint: imagebuilder lock -t topology.toml",
+    ]
+    lock = read_lock(tmp_path / "topology.lock")
+    noted = tuple(p.model_copy(update={"held": "why"} if p.name == "caddy" else {}) for p in lock.packages)
+    (tmp_path / "topology.lock").write_text(lock_text(lock.model_copy(update={"packages": noted})))
+    assert main(["plan"]) == 0
