@@ -51,7 +51,7 @@ def clear(store: Store, generation: Generation, role: Role, *, untested: bool = 
 
     With *untested* the test may be missing, loudly; the bytes must be those that were built in any case.
     """
-    image = _intact(generation, role)
+    image = intact(generation, role)
     if has_passed(store, generation):
         return Cleared(generation, image, tested=True)
     said = f"generation {generation.number} has not passed its test"
@@ -88,7 +88,7 @@ def record(cleared: Cleared, where: str) -> Shipment:
     return shipment
 
 
-def _intact(generation: Generation, role: Role) -> Image:
+def intact(generation: Generation, role: Role) -> Image:
     """Return the image of *role*, its bytes being those that were built."""
     built = generation.record.images[role]
     again = f"imagebuilder build --generation {generation.number}"

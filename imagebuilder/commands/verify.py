@@ -1,4 +1,4 @@
-"""`verify`: build again under other circumstances, and tell whether every byte is the same."""
+"""`verify`: build again under other circumstances, and tell whether every byte is the same; or look at what shipped."""
 
 import argparse
 import json
@@ -8,14 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from imagebuilder.circumstances import Circumstances, circumstances
+from imagebuilder.commands.cargo import generation_of
 from imagebuilder.commands.claims import claim_arguments, claim_in, claim_line
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.recorded import build_recorded, inputs_of
 from imagebuilder.commands.sources import source_arguments, sources_of, the_store
-from imagebuilder.errors import ExitStatus
+from imagebuilder.errors import ExitStatus, ImagebuilderError
+from imagebuilder.gate import intact
+from imagebuilder.residence import differences_on_disk, differences_on_host
 from imagebuilder.run import say
 from imagebuilder.store import Store
-from imagebuilder.topology import Role
+from imagebuilder.topology import Role, load_public_keys
 from imagebuilder.verify import Verdict, build_again, rebuilt, verdict
 
 SHOWN = 40
@@ -26,6 +29,9 @@ def arguments(parser: ArgumentParser) -> None:
     """Declare what `verify` takes."""
     parser.add_argument("role", nargs="*", type=Role, metavar="proxy|client", help="which image (default: both)")
     claim_arguments(parser)
+    parser.add_argument("--disk", type=Path, metavar="DEVICE", help="compare this disk with a generation instead")
+    parser.add_argument("--host", help="compare this running host with a generation instead, by ssh as root")
+    parser.add_argument("--generation", type=int, metavar="N", help="which one; left out: the newest")
     source_arguments(parser)
     # The second build is a process of its own, so that it can have a user, a umask and processors of its own.
     parser.add_argument("--again-from", type=Path, help=argparse.SUPPRESS)
@@ -34,6 +40,8 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Compare the images in the store with those of a second build."""
     roles = tuple(dict.fromkeys(args.role)) or tuple(Role)
+    if args.disk or args.host:
+        return shipped(args, roles)
     store, files = the_store(), Files(args.topology)
     if args.again_from:
         images = build_again(store, files.plan(), sources_of(args), roles, Store(args.again_from))
@@ -58,6 +66,37 @@ def run(args: Namespace) -> int:
     else:
         print("\n".join([text(verdicts), *([claim_line(claim, refuted)] if claim else [])]))
     return ExitStatus.OK if told["identical"] and not refuted else ExitStatus.FAILED
+
+
+def shipped(args: Namespace, roles: tuple[Role, ...]) -> int:
+    """Compare what is on a disk or a host with a generation."""
+    if len(roles) != 1 or (args.disk and args.host):
+        raise WrongPlaceError("a disk or a host has one role", hint="imagebuilder verify proxy --host HOST")
+    store, (role,) = the_store(), roles
+    generation = generation_of(args, store)
+    image = intact(generation, role)
+    if args.disk:
+        found = differences_on_disk(image, args.disk)
+    else:
+        public = load_public_keys(generation.topology.with_suffix(".public.toml"))
+        found = differences_on_host(image, args.host, public.ssh.of(role))
+    where = str(args.disk or args.host)
+    if args.json:
+        told = {"where": where, "role": role, "generation": generation.number, "differences": found}
+        print(json.dumps(told, indent=2))
+    elif found:
+        print(
+            "\n".join((f"{where} is not the {role} of generation {generation.number}:", *(f"  {one}" for one in found)))
+        )
+    else:
+        print(f"{where} is the {role} of generation {generation.number}, but for its secrets and /var")
+    return ExitStatus.FAILED if found else ExitStatus.OK
+
+
+class WrongPlaceError(ImagebuilderError):
+    """What is to be compared was not named well."""
+
+    status = ExitStatus.WRONG_INPUT
 
 
 def facts(verdicts: Mapping[Role, Verdict], how: Circumstances) -> dict[str, object]:
