@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import re
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,8 @@ def _unanswered(reason: BaseException | None) -> bool:
 BLOCK = 2**20
 PARALLEL = 8
 """Requests at the same time."""
+ABANDONED_S = 86400
+"""What has been on its way for longer does not arrive any more."""
 
 URL = re.compile(
     # A scheme, or several chained as fsspec does it; then user, host and port, where a colon does not separate.
@@ -192,10 +195,18 @@ class Substituter:
             if not anew and system.exists(target) and system.size(target) == source.stat().st_size:
                 return False
             system.makedirs(f"{root}/incoming", exist_ok=True)
+            self._sweep()
             system.makedirs(target.rpartition("/")[0], exist_ok=True)
             system.put_file(str(source), new)
             system.mv(new, target)
         return True
+
+    def _sweep(self) -> None:
+        """Remove from a folder what pushes left that were killed long ago; other places have rules of their own."""
+        for path in (self.folder / "incoming").iterdir() if self.folder else ():
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > ABANDONED_S:
+                    path.unlink()
 
     def said(self, derivation: str, keys: Sequence[PublicKey], workspace: Path) -> Said | None:
         """Return what a trusted signature says of the output of *derivation*, None when it is not there.

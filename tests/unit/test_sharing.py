@@ -1,9 +1,11 @@
 """Outputs and files that travel between stores, honestly and not."""
 
 import json
+import os
 import random
 import shutil
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator, Set
 from pathlib import Path
@@ -134,6 +136,19 @@ def test_files_are_pushed_once_and_found_by_hash(
     fetch(theirs, [wanted], Sources(dict, (whence,)))
 
     assert theirs.file(wanted.sha256).read_bytes() == b"aaa"
+
+
+def test_what_a_killed_push_left_is_swept_a_day_later(ours: Store, tmp_path: Path) -> None:
+    incoming = tmp_path / "shared/incoming"
+    incoming.mkdir(parents=True)
+    for name, age_s in (("old", 90_000), ("new", 10)):
+        (incoming / name).touch()
+        os.utime(incoming / name, (time.time() - age_s,) * 2)
+    (tmp_path / "x").write_bytes(b"aaa")
+
+    Substituter(str(tmp_path / "shared")).put(tmp_path / "x", "files/x")
+
+    assert [path.name for path in incoming.iterdir()] == ["new"]
 
 
 @pytest.fixture
