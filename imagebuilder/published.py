@@ -183,7 +183,22 @@ def _judged(record: Record, values: Sequence[str], servers: NameServers) -> tupl
     """Return how *record* stands where *values* are published under its name and type."""
     if record.type == "CNAME" and not values and _leads_there(record, servers):
         return State.GOOD, ""
+    if record.type == "CAA" and not _issuers(values):
+        return _permitted_above(record, servers)
     return JUDGES.get(record.type, has_it)(record, values)
+
+
+def _permitted_above(record: Record, servers: NameServers) -> tuple[State, str]:
+    """Judge CAA where a name has none of its own: the nearest name above counts (RFC 8659 section 3)."""
+    above = record.owner.partition(".")[2]
+    while "." in above.rstrip("."):
+        values = [value for answer in servers.ask(above, "CAA") for value in answer.values]
+        if _issuers(values) and permits(record, values)[0] is State.WRONG:
+            return State.WRONG, f"{above} has {_list(sorted(set(values)))}, which forbids our certificates"
+        if values:
+            break
+        above = above.partition(".")[2]
+    return State.MISSING, "nothing is there"
 
 
 def _leads_there(record: Record, servers: NameServers) -> bool:
@@ -215,9 +230,12 @@ def has_it_alone(record: Record, values: Sequence[str]) -> tuple[State, str]:
 
 def permits(record: Record, values: Sequence[str]) -> tuple[State, str]:
     """Judge CAA: absence permits every authority, other issuers alone forbid ours."""
-    if not any(" issue " in value for value in values):
-        return State.MISSING, "nothing is there"
-    return has_it(record, values)
+    return has_it(record, values) if _issuers(values) else (State.MISSING, "nothing is there")
+
+
+def _issuers(values: Sequence[str]) -> list[str]:
+    """Return those of CAA records *values* that permit an authority."""
+    return [value for value in values if " issue " in value]
 
 
 def says_it(record: Record, values: Sequence[str]) -> tuple[State, str]:

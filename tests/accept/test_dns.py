@@ -187,6 +187,19 @@ def test_a_reverse_record_of_the_provider_is_found_wrong(place: Place) -> None:
 
 
 @told
+def test_an_authority_that_the_domain_forbids_is_a_failure(place: Place) -> None:
+    def change(text: str) -> str:
+        kept = "".join(line + "\n" for line in text.splitlines() if "\tCAA\t" not in line)
+        return kept + '@ 3600 IN CAA 0 issue "other.example"\n' if "$ORIGIN" in kept else kept
+
+    with place.serving(change):
+        status, lines, _ = place.check()
+
+    assert status == 1
+    assert "example.org. has '0 issue \"other.example\"', which forbids our certificates" in lines
+
+
+@told
 def test_a_server_that_is_away_is_passed_over_and_none_at_all_is_a_failure(place: Place) -> None:
     with place.serving(second=False):
         assert place.check()[0] == 0
