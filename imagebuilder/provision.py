@@ -46,8 +46,8 @@ def secrets_filesystem(tools: Tools, credentials: Mapping[str, bytes], *, limit_
     """
     command = ["mkfs.erofs", "--quiet", "--tar=f", "--all-root", "-T0", "-Uclear"]
 
-    def make(path: str) -> None:
-        run(tools.argv([*command, path]), stdin=_archive(credentials))
+    def make(path: str, descriptor: int) -> None:
+        run(tools.argv([*command, path]), stdin=_archive(credentials), pass_fds=[descriptor])
 
     filesystem = nameless(make)
     if len(filesystem) > limit_bytes:
@@ -121,11 +121,14 @@ def needed_bytes(image: Image) -> int:
     return image.size_bytes + added + MARGIN_BYTES
 
 
-def nameless(make: Callable[[str], None]) -> bytes:
-    """Return what *make* writes to the file in memory whose path it is given; no directory ever lists that file."""
+def nameless(make: Callable[[str, int], None]) -> bytes:
+    """Return what *make* leaves in a file in memory, which no directory ever lists.
+
+    *make* is given its path, for itself and for processes that it passes the file to, and its number.
+    """
     descriptor = os.memfd_create("nameless", os.MFD_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
-        make(f"/proc/{os.getpid()}/fd/{descriptor}")
+        make(f"/proc/self/fd/{descriptor}", descriptor)
         return file.read()
 
 

@@ -114,10 +114,12 @@ def run(
     umask: int = 0o022,
     hint: str | None = None,
     name: str | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Result:
     """Run *argv* to its end and return what it said; raise ProcessError unless its status is 0.
 
-    *name* is what the operator knows the program by, when argv doesn't say.
+    *name* is what the operator knows the program by, when argv doesn't say. The open files *pass_fds* are the child's
+    too, under the same numbers.
     """
     if verbose:
         say(shlex.join(argv))
@@ -127,7 +129,7 @@ def run(
             raise ImagebuilderError(f"there is no program {needed!r} on this machine", hint=hint)
     process = subprocess.Popen(
         [*UNTIL_WE_END, *argv], env=surroundings, cwd=cwd, umask=umask,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=pass_fds,
     )  # fmt: skip
     stdout, stderr = _ended(process, argv, stdin, timeout_s, hint)
     if process.returncode:

@@ -56,9 +56,10 @@ def provision(tools: Tools, image: Image, files: Mapping[str, bytes], disk: Path
     """Write the credentials *files* into the secrets partition of *disk*, an overlay over *image*."""
     filesystem = secrets_filesystem(tools, files, limit_bytes=image.secrets_size)
 
-    def write(path: str) -> None:
+    def write(path: str, descriptor: int) -> None:
         Path(path).write_bytes(filesystem)
         order = f"write -q -s {path} {image.secrets_offset} {len(filesystem)}"
-        run(tools.argv(["qemu-io", "-f", "qcow2", "-c", order, str(disk)], read=[image.path], write=[disk.parent]))
+        argv = ["qemu-io", "-f", "qcow2", "-c", order, str(disk)]
+        run(tools.argv(argv, read=[image.path], write=[disk.parent]), pass_fds=[descriptor])
 
     nameless(write)

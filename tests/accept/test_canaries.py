@@ -36,7 +36,7 @@ from imagebuilder.secrets import credentials
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role, load_topology
 from imagebuilder.vault import read_secrets
-from imagebuilder.vm.pair import overlay, provision
+from imagebuilder.vm.disks import overlay, provision, raw
 from imagebuilder.vm.scenarios.test_secrets import piece
 from tests.unit.images import small_image
 
@@ -45,7 +45,7 @@ run.verbose = True
 topology, secrets = load_topology(site), read_secrets(site.with_suffix(".secrets.toml"))
 for role in Role:
     image, given = small_image(folder, role), credentials(secrets, topology, role)
-    overlay(tools, image.path, "raw", folder / f"{role}.qcow2")
+    overlay(tools, raw(image.path), folder / f"{role}.qcow2")
     provision(tools, image, given, folder / f"{role}.qcow2")
     (folder / f"{role}.flashed").write_bytes(bytes(image.size_bytes))
     flash(Provisioned(image, secrets_filesystem(tools, given, limit_bytes=2**20)), folder / f"{role}.flashed")
