@@ -3,6 +3,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says more of the machine, on which images may be building, than of the code.
+settings.register_profile("imagebuilder", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("imagebuilder")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
