@@ -80,7 +80,7 @@ def test_who_guesses_passwords_is_kept_from_mailboxes_by_his_real_address_and_ot
             pass
 
     try:
-        # at once, as Dovecot lets each wait the longer the more there were
+        # at once, as each waits for its answer
         with ThreadPoolExecutor(topology.bans.wrong_passwords + 2) as pool:
             list(pool.map(guess, range(topology.bans.wrong_passwords + 2)))
         proxy.wait_until_succeeds(
