@@ -65,6 +65,7 @@ def build(
     make_repository(store, packages, repository)
     for path in (project, project / "output", folder / "work", folder / "tmp"):
         path.mkdir()
+    profiles = [with_plain_modes(profile, folder / "profiles" / profile.name) for profile in profiles]
     text = settings(
         profiles=profiles, repository=repository, tools=tools, epoch=epoch, seed=seed, environment=environment or {}
     )
@@ -80,6 +81,15 @@ def build(
         argv += [f"--environment={name}={value}" for name, value in clock.variables(CLOCK_LIBRARY)]
     run([*_alone(), *argv, "build"], env={"TMPDIR": str(folder / "tmp")}, timeout_s=3600, name="mkosi")
     return project / "output"
+
+
+def with_plain_modes(source: Path, target: Path) -> Path:
+    """Copy the folder *source* to *target* with the modes that git knows, whatever the umask of the checkout was."""
+    shutil.copytree(source, target)
+    for path in (target, *target.rglob("*")):
+        executable = path.is_dir() or path.stat().st_mode & 0o100
+        path.chmod(0o755 if executable else 0o644)
+    return target
 
 
 LAUNCH = (
