@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from imagebuilder.debian import Apt, snapshots
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.fetch import APT_HELPER, BATCH, Sources, first_error
-from imagebuilder.lock import Archive, Lock, LockedPackage
+from imagebuilder.lock.debian import Apt, snapshots
+from imagebuilder.lock.model import Archive, Lock, LockedPackage
 from imagebuilder.run import ProcessError
-from imagebuilder.store import Store
+from imagebuilder.store.folder import Store
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from imagebuilder.lock import Archive, Closure, Lock
+from imagebuilder.lock.model import Archive, Closure, Lock
 from imagebuilder.topology import Role
 from imagebuilder.tree import Tree, TreeFile
 

@@ -7,13 +7,14 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from imagebuilder.debian import Apt, snapshots
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.lock import Archive, LockedPackage
+from imagebuilder.lock.debian import Apt, snapshots
+from imagebuilder.lock.model import Archive, LockedPackage
 from imagebuilder.run import ProcessError, say
-from imagebuilder.signing import PublicKey
-from imagebuilder.store import Store, sha256_of
-from imagebuilder.substituter import Substituter, UnreachableError, locations_in
+from imagebuilder.statements.signing import PublicKey
+from imagebuilder.store.folder import Store
+from imagebuilder.store.hashing import sha256_of
+from imagebuilder.store.substituter import Substituter, UnreachableError, locations_in
 
 APT_HELPER = "/usr/lib/apt/apt-helper"
 BATCH = 200

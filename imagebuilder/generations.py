@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from imagebuilder import __version__
 from imagebuilder.errors import ExitStatus, ImagebuilderError
 from imagebuilder.plan import NPM_PROJECT, Plan
-from imagebuilder.signing import Envelope
-from imagebuilder.statement import Sha256
-from imagebuilder.store import Store
+from imagebuilder.statements.intoto import Sha256
+from imagebuilder.statements.signing import Envelope
+from imagebuilder.store.folder import Store
 from imagebuilder.topology import Role
 from imagebuilder.tree import Tree, archive, from_archive
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import tomli_w
 
-from imagebuilder.age import IDENTITY_HINT, ClosedError, opened, own_identities, recipient, sealed, usable
 from imagebuilder.errors import ImagebuilderError, WrongInputError
 from imagebuilder.run import say
-from imagebuilder.secrets import Secrets, completed, public_keys
+from imagebuilder.secrets.age import IDENTITY_HINT, ClosedError, opened, own_identities, recipient, sealed, usable
+from imagebuilder.secrets.keys import Secrets, completed, public_keys
+from imagebuilder.secrets.vault import Vault, read_vault, resealed, write_private, write_vault
 from imagebuilder.topology import Topology
 from imagebuilder.topology.load import load_topology, read_toml
 from imagebuilder.topology.public import PublicKeys
-from imagebuilder.vault import Vault, read_vault, resealed, write_private, write_vault
 
 PUBLIC_MODE = 0o644
 TEMPLATE = "template.toml"

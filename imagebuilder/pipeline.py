@@ -10,8 +10,8 @@ from imagebuilder.build.toolchain import build_tools
 from imagebuilder.fetch import Sources, fetch
 from imagebuilder.plan import Plan, RolePlan
 from imagebuilder.run import Workers
-from imagebuilder.sharing import take, unmade
-from imagebuilder.store import Store, Used
+from imagebuilder.store.folder import Store, Used
+from imagebuilder.store.sharing import take, unmade
 from imagebuilder.tools import Clock, Tools
 from imagebuilder.topology import Role
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagebuilder.lock import Closure, Lock, LockedPackage
+from imagebuilder.lock.model import Closure, Lock, LockedPackage
+from imagebuilder.lock.wanted import check_complete
 from imagebuilder.render import render_role, services_of
 from imagebuilder.resources import PACKAGE, PROFILES
 from imagebuilder.services import Site
 from imagebuilder.topology import PublicKeys, Role, Topology
 from imagebuilder.tree import Tree
-from imagebuilder.wanted import check_complete
 
 FORMAT = 1
 """Part of every key: raised when the same inputs mean other bytes for a reason that no key sees."""

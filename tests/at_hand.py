@@ -11,7 +11,7 @@ from imagebuilder.commands.files import Files
 from imagebuilder.commands.sources import sources_of_environment, the_store
 from imagebuilder.errors import ExitStatus, ImagebuilderError
 from imagebuilder.fetch import fetch
-from imagebuilder.lock import read_lock
+from imagebuilder.lock.model import read_lock
 from imagebuilder.run import say
 
 

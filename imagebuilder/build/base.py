@@ -6,10 +6,10 @@ from uuid import uuid5
 
 from imagebuilder.build import mkosi
 from imagebuilder.build.toolchain import extract
-from imagebuilder.lock import Closure, Lock
+from imagebuilder.lock.model import Closure, Lock
 from imagebuilder.plan import NODE_MODULES, RolePlan, kernels
 from imagebuilder.resources import PROFILES
-from imagebuilder.store import Store
+from imagebuilder.store.folder import Store
 from imagebuilder.tools import Tools
 from imagebuilder.tree import Folder
 

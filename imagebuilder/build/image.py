@@ -8,10 +8,11 @@ from pathlib import Path
 from uuid import UUID, uuid5
 
 from imagebuilder.build.base import Base
-from imagebuilder.lock import Lock
+from imagebuilder.lock.model import Lock
 from imagebuilder.plan import KERNEL_COMMAND_LINE, PARTITIONS, RolePlan
 from imagebuilder.run import run
-from imagebuilder.store import Store, sha256_of
+from imagebuilder.store.folder import Store
+from imagebuilder.store.hashing import sha256_of
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
 from imagebuilder.tree import archive

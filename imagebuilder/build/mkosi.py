@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
 
-from imagebuilder.lock import RELEASE, LockedPackage
+from imagebuilder.lock.model import RELEASE, LockedPackage
 from imagebuilder.run import run
-from imagebuilder.store import Store
+from imagebuilder.store.folder import Store
 from imagebuilder.tools import Tools
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.plan import NPM_PROJECT, Plan
 from imagebuilder.run import ProcessError, run
-from imagebuilder.store import Store
+from imagebuilder.store.folder import Store
 from imagebuilder.tools import Tools
 
 OPTIONS = ("--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")

@@ -4,10 +4,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from imagebuilder.lock import Closure, LockedPackage
+from imagebuilder.lock.model import Closure, LockedPackage
 from imagebuilder.plan import Plan
 from imagebuilder.run import Workers, run
-from imagebuilder.store import Store
+from imagebuilder.store.folder import Store
 from imagebuilder.tools import Tools
 
 EXTRA_FILES = {

@@ -3,18 +3,18 @@
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass, field
 
-from imagebuilder import gate
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.sources import the_store
 from imagebuilder.errors import ExitStatus, ImagebuilderError
-from imagebuilder.gate import Cleared
 from imagebuilder.generations import Generation, Generations
-from imagebuilder.provision import Provisioned, secrets_filesystem
-from imagebuilder.secrets import Secrets, credentials, public_keys
-from imagebuilder.store import Store
+from imagebuilder.secrets.keys import Secrets, credentials, public_keys
+from imagebuilder.secrets.vault import read_secrets
+from imagebuilder.shipping import gate
+from imagebuilder.shipping.gate import Cleared
+from imagebuilder.shipping.provision import Provisioned, secrets_filesystem
+from imagebuilder.store.folder import Store
 from imagebuilder.tools import Tools
 from imagebuilder.topology import PublicKeys, Role, load_public_keys, load_topology
-from imagebuilder.vault import read_secrets
 
 
 @dataclass(frozen=True)

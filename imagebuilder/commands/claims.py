@@ -6,8 +6,8 @@ from pathlib import Path
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.recorded import inputs_of
 from imagebuilder.errors import ExitStatus, ImagebuilderError
-from imagebuilder.provenance import Claim, read_claim
-from imagebuilder.signing import configured_trusted_keys
+from imagebuilder.statements.provenance import Claim, read_claim
+from imagebuilder.statements.signing import configured_trusted_keys
 
 
 class ClaimError(ImagebuilderError):

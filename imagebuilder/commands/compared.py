@@ -9,10 +9,10 @@ from imagebuilder.difference import Build, Disk, Part, locked_packages, npm_pack
 from imagebuilder.errors import ExitStatus, ImagebuilderError
 from imagebuilder.generations import NPM_LOCK, BuiltImage, Generation, Generations, steps_of
 from imagebuilder.gpt import HEAD_BYTES, spans
-from imagebuilder.lock import parse_lock, read_lock
+from imagebuilder.lock.model import parse_lock, read_lock
 from imagebuilder.plan import NPM_PROJECT, Plan, plan
 from imagebuilder.run import say
-from imagebuilder.store import Store
+from imagebuilder.store.folder import Store
 from imagebuilder.topology import load_public_keys, load_topology
 from imagebuilder.topology.load import INIT_HINT, parsed_toml, read_toml
 from imagebuilder.vm.partitions import BLOCK_BYTES, root_partition

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from ipaddress import ip_address
 
 from imagebuilder.commands.files import Files
-from imagebuilder.dns import Record, reverse_records, zone_of, zone_records, zone_text, zones
+from imagebuilder.dns.published import ROOTS, Finding, NameServers, State, findings
+from imagebuilder.dns.records import Record, reverse_records, zone_of, zone_records, zone_text, zones
 from imagebuilder.errors import ExitStatus
-from imagebuilder.published import ROOTS, Finding, NameServers, State, findings
 from imagebuilder.run import say
 from imagebuilder.topology import Topology, load_public_keys, load_topology
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.errors import WrongInputError
-from imagebuilder.lock import Lock, read_lock
-from imagebuilder.overrides import read_overrides, unmet
+from imagebuilder.lock.model import Lock, read_lock
+from imagebuilder.lock.overrides import read_overrides, unmet
 from imagebuilder.plan import Plan, plan
 from imagebuilder.topology import PublicKeys, Topology, load_public_keys, load_topology
 

@@ -6,13 +6,13 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from imagebuilder import gate
 from imagebuilder.commands.cargo import Cargo, cargo_arguments, cargo_of
-from imagebuilder.disks import Disk, NoDiskError, candidates, disks, named, refusal
 from imagebuilder.errors import ExitStatus, ImagebuilderError
-from imagebuilder.flash import Flashed, flash
-from imagebuilder.provision import needed_bytes
 from imagebuilder.run import say
+from imagebuilder.shipping import gate
+from imagebuilder.shipping.disks import Disk, NoDiskError, candidates, disks, named, refusal
+from imagebuilder.shipping.flash import Flashed, flash
+from imagebuilder.shipping.provision import needed_bytes
 
 
 def arguments(parser: ArgumentParser) -> None:

@@ -6,10 +6,10 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from imagebuilder.commands.sources import the_store
 from imagebuilder.errors import ExitStatus, ImagebuilderError
 from imagebuilder.generations import Generation, every_topology
-from imagebuilder.lock import read_lock
+from imagebuilder.lock.model import read_lock
 from imagebuilder.run import say
-from imagebuilder.store import Store, Used
-from imagebuilder.upkeep import Item, collect
+from imagebuilder.store.folder import Store, Used
+from imagebuilder.store.upkeep import Item, collect
 
 
 def arguments(parser: ArgumentParser) -> None:

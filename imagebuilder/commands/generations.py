@@ -7,10 +7,10 @@ from typing import Any
 
 from imagebuilder.commands.sources import the_store
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.gate import has_passed
 from imagebuilder.generations import Generation, Generations
 from imagebuilder.run import say
-from imagebuilder.store import Store
+from imagebuilder.shipping.gate import has_passed
+from imagebuilder.store.folder import Store
 
 DIGEST_DIGITS = 12
 """How much of a digest people get to see."""

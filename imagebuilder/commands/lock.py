@@ -10,17 +10,17 @@ from pathlib import Path
 from imagebuilder.availability import availability, gone, rotting
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.sources import source_arguments, sources_of, the_store
-from imagebuilder.debian import Apt
 from imagebuilder.errors import ExitStatus
 from imagebuilder.fetch import Sources, fetch
-from imagebuilder.lock import Change, Closure, Lock, LockedPackage, changes, lock_text, read_lock
-from imagebuilder.overrides import read_overrides
-from imagebuilder.resolve import ALL, Request, resolve
+from imagebuilder.lock.debian import Apt
+from imagebuilder.lock.model import Change, Closure, Lock, LockedPackage, changes, lock_text, read_lock
+from imagebuilder.lock.overrides import read_overrides
+from imagebuilder.lock.resolve import ALL, Request, resolve
+from imagebuilder.lock.wanted import wanted_packages
 from imagebuilder.run import run as run_program
 from imagebuilder.run import say
-from imagebuilder.store import Store
+from imagebuilder.store.folder import Store
 from imagebuilder.topology import load_topology
-from imagebuilder.wanted import wanted_packages
 
 
 def arguments(parser: ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from imagebuilder.commands.sources import the_store
 from imagebuilder.difference import Difference, difference
 from imagebuilder.generations import Generations
 from imagebuilder.plan import Plan
-from imagebuilder.store import Store
+from imagebuilder.store.folder import Store
 
 
 def arguments(parser: ArgumentParser) -> None:

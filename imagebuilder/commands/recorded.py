@@ -10,10 +10,10 @@ from imagebuilder.errors import ImagebuilderError
 from imagebuilder.fetch import Sources
 from imagebuilder.generations import BuiltImage, Generation, Generations, keep_provenance, steps_of
 from imagebuilder.pipeline import Built, build
-from imagebuilder.provenance import provenance
-from imagebuilder.signing import configured_signing_key, sign
-from imagebuilder.statement import PAYLOAD_TYPE
-from imagebuilder.store import Store
+from imagebuilder.statements.intoto import PAYLOAD_TYPE
+from imagebuilder.statements.provenance import provenance
+from imagebuilder.statements.signing import configured_signing_key, sign
+from imagebuilder.store.folder import Store
 from imagebuilder.topology import Role, load_topology
 
 

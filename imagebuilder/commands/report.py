@@ -10,10 +10,10 @@ from pathlib import Path
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.sources import the_store
 from imagebuilder.commands.subject import topology_key
-from imagebuilder.history import JUNIT, PAGE, RECORD, History, PastRun
-from imagebuilder.record import Outcome, Record
-from imagebuilder.report import page
 from imagebuilder.run import say
+from imagebuilder.runs.history import JUNIT, PAGE, RECORD, History, PastRun
+from imagebuilder.runs.record import Outcome, Record
+from imagebuilder.runs.report import page
 
 FILES = (JUNIT, RECORD, "proxy.console.txt", "proxy.journal.txt", "client.console.txt", "client.journal.txt")
 """Files of a run that its page leads to, as far as they are there."""

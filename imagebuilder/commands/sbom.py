@@ -10,14 +10,14 @@ from imagebuilder.commands.sources import source_arguments, sources_of, the_stor
 from imagebuilder.errors import ExitStatus, ImagebuilderError
 from imagebuilder.fetch import fetch
 from imagebuilder.generations import Generation, Generations, NoSuchGenerationError
-from imagebuilder.inventory import Stage, components
-from imagebuilder.lock import parse_lock
+from imagebuilder.lock.model import parse_lock
 from imagebuilder.run import say
-from imagebuilder.sbom import Subject, bill
-from imagebuilder.store import Store
+from imagebuilder.sbom.bill import Subject, bill
+from imagebuilder.sbom.inventory import Stage, components
+from imagebuilder.sbom.vulnerabilities import Advisory, Finding, Urgency, WrongDataError, findings, parse, unpacked
+from imagebuilder.store.folder import Store
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
-from imagebuilder.vulnerabilities import Advisory, Finding, Urgency, WrongDataError, findings, parse, unpacked
 
 MAX_BYTES = 2**28
 TIMEOUT_S = 60

@@ -10,12 +10,12 @@ from imagebuilder.commands.files import Files
 from imagebuilder.commands.init import recipient_arguments
 from imagebuilder.errors import ExitStatus, ImagebuilderError
 from imagebuilder.init import changed, wanted_recipients
-from imagebuilder.rotation import LIST_HINT, SecretNameError, imported, needed, removed, rotated
 from imagebuilder.run import say
-from imagebuilder.secrets import Secrets, public_keys
+from imagebuilder.secrets.keys import Secrets, public_keys
+from imagebuilder.secrets.rotation import LIST_HINT, SecretNameError, imported, needed, removed, rotated
+from imagebuilder.secrets.vault import from_document, named, plain_text, read_secrets
 from imagebuilder.topology import Topology, load_topology
 from imagebuilder.topology.load import parsed_toml
-from imagebuilder.vault import from_document, named, plain_text, read_secrets
 
 ACTIONS = ("init", "list", "rotate", "remove", "export", "import")
 SHIP = "now: build, test, and ship both hosts; until both have the new keys, the tunnel is down and mail waits"

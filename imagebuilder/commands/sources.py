@@ -4,11 +4,11 @@ import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from imagebuilder.debian import mirrors
 from imagebuilder.fetch import Sources, substituters_in
-from imagebuilder.signing import configured_trusted_keys
-from imagebuilder.store import Store, default_store
-from imagebuilder.substituter import Substituter
+from imagebuilder.lock.debian import mirrors
+from imagebuilder.statements.signing import configured_trusted_keys
+from imagebuilder.store.folder import Store, default_store
+from imagebuilder.store.substituter import Substituter
 
 
 def source_arguments(parser: ArgumentParser) -> None:

@@ -11,11 +11,11 @@ from imagebuilder.errors import ExitStatus, ImagebuilderError
 from imagebuilder.fetch import MissingFilesError, Sources, fetch
 from imagebuilder.plan import Derivation, Plan
 from imagebuilder.run import say
-from imagebuilder.sharing import offer, offer_files, take
-from imagebuilder.signing import SIGNING_KEY_VARIABLE, configured_signing_key, configured_trusted_keys
-from imagebuilder.store import Store
-from imagebuilder.substituter import Substituter
-from imagebuilder.upkeep import discard, inspect
+from imagebuilder.statements.signing import SIGNING_KEY_VARIABLE, configured_signing_key, configured_trusted_keys
+from imagebuilder.store.folder import Store
+from imagebuilder.store.sharing import offer, offer_files, take
+from imagebuilder.store.substituter import Substituter
+from imagebuilder.store.upkeep import discard, inspect
 
 
 class WrongArgumentsError(ImagebuilderError):

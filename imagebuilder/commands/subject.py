@@ -8,13 +8,13 @@ from imagebuilder.build.image import Image
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.recorded import build_again, build_recorded
 from imagebuilder.commands.sources import sources_of, the_store
-from imagebuilder.gate import tools_tree
 from imagebuilder.generations import Generations
-from imagebuilder.history import History
-from imagebuilder.store import Store
+from imagebuilder.runs.history import History
+from imagebuilder.secrets.vault import read_secrets
+from imagebuilder.shipping.gate import tools_tree
+from imagebuilder.store.folder import Store
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
-from imagebuilder.vault import read_secrets
 from imagebuilder.vm.recording import Origin
 from imagebuilder.vm.session import Subject
 

@@ -7,17 +7,17 @@ from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
-from imagebuilder.attestation import attest, refusal
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.report import write_page
 from imagebuilder.commands.sources import source_arguments, the_store
 from imagebuilder.commands.subject import subject_of, topology_key
 from imagebuilder.errors import ExitStatus
-from imagebuilder.hashing import sha256_of
-from imagebuilder.history import History, durations
-from imagebuilder.record import Outcome, Record, Verdict, group_of, sentence_of
 from imagebuilder.run import say
-from imagebuilder.signing import SigningKey, configured_signing_key
+from imagebuilder.runs.attestation import attest, refusal
+from imagebuilder.runs.history import History, durations
+from imagebuilder.runs.record import Outcome, Record, Verdict, group_of, sentence_of
+from imagebuilder.statements.signing import SigningKey, configured_signing_key
+from imagebuilder.store.hashing import sha256_of
 from imagebuilder.vm.acceptance import Orders, WrongTestsError, collect, run_scenarios
 from imagebuilder.vm.denylist import read_denylist
 from imagebuilder.vm.plugin import SCENARIOS

@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from imagebuilder.circumstances import Circumstances, circumstances
 from imagebuilder.commands.cargo import generation_of
 from imagebuilder.commands.claims import claim_arguments, claim_in, claim_line
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.recorded import build_recorded, inputs_of
 from imagebuilder.commands.sources import source_arguments, sources_of, the_store
 from imagebuilder.errors import ExitStatus, ImagebuilderError
-from imagebuilder.gate import intact
-from imagebuilder.residence import differences_on_disk, differences_on_host
 from imagebuilder.run import say
-from imagebuilder.store import Store
+from imagebuilder.shipping.gate import intact
+from imagebuilder.shipping.residence import differences_on_disk, differences_on_host
+from imagebuilder.store.folder import Store
 from imagebuilder.topology import Role, load_public_keys
-from imagebuilder.verify import Verdict, build_again, rebuilt, verdict
+from imagebuilder.verify.circumstances import Circumstances, circumstances
+from imagebuilder.verify.rebuild import Verdict, build_again, rebuilt, verdict
 
 SHOWN = 40
 """Differences of an image that a person is shown."""

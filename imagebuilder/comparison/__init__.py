@@ -13,8 +13,8 @@ from imagebuilder.comparison.causes import CONSEQUENCE, ORDER, UNKNOWN, cause, e
 from imagebuilder.comparison.diffoscope import explained
 from imagebuilder.comparison.entries import Entries, Entry, Kind
 from imagebuilder.gpt import HEAD_BYTES, Span, lines, spans
-from imagebuilder.hashing import sha256_of
 from imagebuilder.run import ProcessError
+from imagebuilder.store.hashing import sha256_of
 from imagebuilder.tools import Tools
 
 VERITY = b"verity\0\0"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from uuid import NAMESPACE_DNS, uuid5
 
-from imagebuilder.dns import mta_sts_policy
+from imagebuilder.dns.records import mta_sts_policy
 from imagebuilder.services.acme import CHALLENGE_PORT
 from imagebuilder.services.base import Service, Site, Values
 from imagebuilder.services.certificate import authority_roots, caddy_folder, public_names

@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 import pytest
 
 from imagebuilder.errors import ExitStatus, ImagebuilderError
-from imagebuilder.record import TestResult
 from imagebuilder.run import say
+from imagebuilder.runs.record import TestResult
 from imagebuilder.vm.denylist import Denylist
 from imagebuilder.vm.ledger import Ledger
 from imagebuilder.vm.namespace import die_with_parent, inside

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from imagebuilder.record import BootChart, UnitStart
+from imagebuilder.runs.record import BootChart, UnitStart
 from imagebuilder.vm.machine import Machine
 
 MANAGER = ("FirmwareTimestampMonotonic", "InitRDTimestampMonotonic", "UserspaceTimestampMonotonic")

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imagebuilder.record import Complaint
+from imagebuilder.runs.record import Complaint
 from imagebuilder.vm.chassis import ESCAPES
 
 SIGNS = {

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from imagebuilder.build.image import Image
-from imagebuilder.provision import nameless, secrets_filesystem
 from imagebuilder.run import run
+from imagebuilder.shipping.provision import nameless, secrets_filesystem
 from imagebuilder.tools import Tools
 
 DISK_GIB = 12

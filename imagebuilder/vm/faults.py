@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from types import MappingProxyType
 
-from imagebuilder.dns import Record
+from imagebuilder.dns.records import Record
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.topology import Role
 from imagebuilder.vm.chassis import Chassis

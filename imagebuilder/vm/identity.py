@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.secrets import NOTHING, Secrets, completed, public_keys
+from imagebuilder.secrets.keys import NOTHING, Secrets, completed, public_keys
+from imagebuilder.secrets.vault import read_secrets, write_private, write_secrets
 from imagebuilder.topology import PublicKeys, Topology
-from imagebuilder.vault import read_secrets, write_private, write_secrets
 
 IDENTITIES_MOST = 16
 """Older ones are removed; one takes some 200 kB."""

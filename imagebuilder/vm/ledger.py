@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.record import Outcome, TestResult
+from imagebuilder.runs.record import Outcome, TestResult
 from imagebuilder.vm.denylist import Denylist
 
 EVIDENCE, FAULT = "evidence", "fault"

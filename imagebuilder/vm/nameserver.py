@@ -11,7 +11,7 @@ import dns.message
 import dns.query
 import dns.rdatatype
 
-from imagebuilder.dns import ROOT_SERVERS, Record
+from imagebuilder.dns.records import ROOT_SERVERS, Record
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import environment, run
 from imagebuilder.tools import Tools

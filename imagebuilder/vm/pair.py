@@ -12,7 +12,7 @@ from typing import Any
 from imagebuilder.build.image import Image
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import say
-from imagebuilder.secrets import Secrets, credentials
+from imagebuilder.secrets.keys import Secrets, credentials
 from imagebuilder.services.certificate import PRIVATE_ROOT, PUBLIC_ROOTS
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role

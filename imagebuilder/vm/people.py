@@ -16,7 +16,7 @@ from email.message import EmailMessage
 from email.utils import format_datetime, make_msgid, parsedate_to_datetime
 from ipaddress import IPv4Address, IPv6Address
 
-from imagebuilder.record import Message
+from imagebuilder.runs.record import Message
 from imagebuilder.topology import Topology
 from imagebuilder.vm import trace
 from imagebuilder.vm.mta import MailServer, Received

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from imagebuilder import __version__
-from imagebuilder.record import Hop, ImageFacts, Message, Record, Scene
+from imagebuilder.runs.record import Hop, ImageFacts, Message, Record, Scene
 from imagebuilder.topology import Topology
 from imagebuilder.vm.acceptance import Collected, Orders, Seen
 from imagebuilder.vm.addresses import addresses

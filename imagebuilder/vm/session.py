@@ -10,9 +10,9 @@ from pathlib import Path
 
 from imagebuilder.build.image import Image
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.history import KEPT
 from imagebuilder.run import say
-from imagebuilder.secrets import Secrets
+from imagebuilder.runs.history import KEPT
+from imagebuilder.secrets.keys import Secrets
 from imagebuilder.tools import Tools
 from imagebuilder.topology import PublicKeys, Role, Topology
 from imagebuilder.vm.accelerator import Accelerator, find_accelerator

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
-from imagebuilder.record import Authentication, BootChart, Complaint, DoorCheck, Message
+from imagebuilder.runs.record import Authentication, BootChart, Complaint, DoorCheck, Message
 from imagebuilder.topology import Role
 from imagebuilder.vm.scan import UDP_PORTS, answering_tcp_ports, answering_udp_ports
 from imagebuilder.vm.verdict import Verdict

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from imagebuilder.errors import ImagebuilderError
+from imagebuilder.secrets.vault import write_private
 from imagebuilder.topology import Role
-from imagebuilder.vault import write_private
 from imagebuilder.vm.qemu import Memory
 
 KEPT_MOST = 4

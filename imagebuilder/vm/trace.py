@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 
 from authres import AuthenticationResultsHeader, AuthResError  # type: ignore[import-untyped]
 
-from imagebuilder.record import Authentication, Hop
+from imagebuilder.runs.record import Authentication, Hop
 
 ADDRESS = re.compile(r"\[(?:IPv6:)?([0-9A-Fa-f.:]+)\]")
 CLAUSES = re.compile(r"^(?:from\s+(?P<from>.*?)\s+)?by\s+(?P<by>\S+)(?P<rest>.*)$", re.IGNORECASE)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from imagebuilder.dns import Record, reverse_records, txt, zone_records
+from imagebuilder.dns.records import Record, reverse_records, txt, zone_records
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import environment, run
 from imagebuilder.tools import Tools

@@ -27,10 +27,10 @@ from pathlib import Path
 import dkim  # type: ignore[import-untyped]
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from imagebuilder.dns import Record, txt, zone_records
+from imagebuilder.dns.records import Record, txt, zone_records
 from imagebuilder.render import render_role
 from imagebuilder.run import environment, run
-from imagebuilder.secrets import credentials, new_secrets, public_keys, with_passwords
+from imagebuilder.secrets.keys import credentials, new_secrets, public_keys, with_passwords
 from imagebuilder.services import Site
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role, Topology

@@ -13,7 +13,7 @@ from imagebuilder.pipeline import Built, build
 from imagebuilder.plan import Plan
 from imagebuilder.render import render_role
 from imagebuilder.run import run
-from imagebuilder.secrets import new_secrets, public_keys
+from imagebuilder.secrets.keys import new_secrets, public_keys
 from imagebuilder.services import Site
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role, Topology, load_topology

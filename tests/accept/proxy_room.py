@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.dns import Record
+from imagebuilder.dns.records import Record
 from imagebuilder.run import run
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role

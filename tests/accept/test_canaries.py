@@ -14,10 +14,10 @@ from imagebuilder.build.toolchain import build_tools
 from imagebuilder.commands.sources import the_store
 from imagebuilder.init import init
 from imagebuilder.plan import Plan
-from imagebuilder.secrets import Secrets
-from imagebuilder.store import Store
+from imagebuilder.secrets.keys import Secrets
+from imagebuilder.secrets.vault import named, read_secrets
+from imagebuilder.store.folder import Store
 from imagebuilder.tools import Tools
-from imagebuilder.vault import named, read_secrets
 from imagebuilder.vm.scenarios.test_secrets import piece
 from tests.unit.images import SECRETS
 from tests.unit.keys import ssh_pair
@@ -30,12 +30,12 @@ PROVISION = """
 import sys
 from pathlib import Path
 from imagebuilder import run
-from imagebuilder.flash import flash
-from imagebuilder.provision import Provisioned, secrets_filesystem
-from imagebuilder.secrets import credentials
+from imagebuilder.shipping.flash import flash
+from imagebuilder.shipping.provision import Provisioned, secrets_filesystem
+from imagebuilder.secrets.keys import credentials
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role, load_topology
-from imagebuilder.vault import read_secrets
+from imagebuilder.secrets.vault import read_secrets
 from imagebuilder.vm.disks import overlay, provision, raw
 from imagebuilder.vm.scenarios.test_secrets import piece
 from tests.unit.images import small_image

@@ -20,7 +20,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from imagebuilder.secrets import new_secrets, public_keys
+from imagebuilder.secrets.keys import new_secrets, public_keys
 from imagebuilder.topology import Role, load_topology
 from imagebuilder.vm.authority import VALID_S, Authority, Issuer
 from imagebuilder.vm.nameserver import NameServer

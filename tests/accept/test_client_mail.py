@@ -14,7 +14,7 @@ import dns.message
 import dns.query
 import pytest
 
-from imagebuilder.dns import ROOT_SERVERS
+from imagebuilder.dns.records import ROOT_SERVERS
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
 from imagebuilder.vm.namespace import entered

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.build import mkosi
-from imagebuilder.circumstances import other_clock
 from imagebuilder.commands.sources import the_store
 from imagebuilder.comparison import differences, partitions
 from imagebuilder.comparison.readers import read_erofs
-from imagebuilder.hashing import sha256_of
-from imagebuilder.lock import Closure
+from imagebuilder.lock.model import Closure
 from imagebuilder.pipeline import Built
 from imagebuilder.plan import Plan
 from imagebuilder.run import run
+from imagebuilder.store.hashing import sha256_of
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
-from imagebuilder.verify import digests, verdict
+from imagebuilder.verify.circumstances import other_clock
+from imagebuilder.verify.rebuild import digests, verdict
 
 pytestmark = pytest.mark.accept
 

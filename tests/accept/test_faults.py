@@ -13,7 +13,7 @@ import pytest
 from imagebuilder.commands.sources import sources_of_environment, the_store
 from imagebuilder.pipeline import build as build_all
 from imagebuilder.plan import Plan
-from imagebuilder.store import Store
+from imagebuilder.store.folder import Store
 
 pytestmark = pytest.mark.accept
 

@@ -14,8 +14,8 @@ from imagebuilder.commands.files import Files
 from imagebuilder.commands.sources import the_store
 from imagebuilder.generations import Generations
 from imagebuilder.pipeline import Built
-from imagebuilder.provenance import read_claim
-from imagebuilder.signing import read_signing_key
+from imagebuilder.statements.provenance import read_claim
+from imagebuilder.statements.signing import read_signing_key
 from imagebuilder.topology import Role
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.build.image import Image
-from imagebuilder.disks import disks, named, refusal
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.flash import flash
-from imagebuilder.provision import Provisioned
+from imagebuilder.shipping.disks import disks, named, refusal
+from imagebuilder.shipping.flash import flash
+from imagebuilder.shipping.provision import Provisioned
 from imagebuilder.topology import Role
 from tests.unit.images import MIB, PARTITIONS, SECRETS, SIZE, small_image
 

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from imagebuilder.render import render_service
-from imagebuilder.secrets import new_secrets, public_keys
+from imagebuilder.secrets.keys import new_secrets, public_keys
 from imagebuilder.services import Site, firewall_proxy
 from imagebuilder.topology import Role, load_topology
 from tests.accept.proxy_room import Room, told_in_a_room

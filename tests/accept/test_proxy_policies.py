@@ -17,7 +17,7 @@ from aiosmtpd.controller import Controller
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from imagebuilder.dns import Record, txt
+from imagebuilder.dns.records import Record, txt
 from imagebuilder.topology import Role
 from imagebuilder.vm.authority import Issuer
 from imagebuilder.vm.mta import self_signed

@@ -8,7 +8,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
-from imagebuilder.dns import Record
+from imagebuilder.dns.records import Record
 from imagebuilder.services.haraka_out import relays_json
 from imagebuilder.topology import Role, Topology
 from imagebuilder.vm.authority import Issuer

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from imagebuilder.record import (
+from imagebuilder.runs.record import (
     Authentication,
     BootChart,
     Complaint,
@@ -21,7 +21,7 @@ from imagebuilder.record import (
     TestResult,
     UnitStart,
 )
-from imagebuilder.report import page
+from imagebuilder.runs.report import page
 from imagebuilder.topology import Role
 from imagebuilder.vm.trace import hop
 from tests.unit.records import record

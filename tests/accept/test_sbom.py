@@ -13,7 +13,7 @@ from imagebuilder.cli import main
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.recorded import build_recorded
 from imagebuilder.commands.sources import sources_of_environment, the_store
-from imagebuilder.lock import Closure
+from imagebuilder.lock.model import Closure
 from imagebuilder.plan import Plan
 from imagebuilder.topology import Role
 

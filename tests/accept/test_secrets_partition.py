@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.provision import secrets_filesystem
 from imagebuilder.run import run
+from imagebuilder.shipping.provision import secrets_filesystem
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
 from imagebuilder.vm.disks import overlay, provision, raw

@@ -5,8 +5,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from imagebuilder.dns import zone_records
-from imagebuilder.secrets import new_secrets, public_keys
+from imagebuilder.dns.records import zone_records
+from imagebuilder.secrets.keys import new_secrets, public_keys
 from imagebuilder.topology import Role
 from tests.accept.proxy_room import Room, told_in_a_room
 from tests.accept.test_certificates import MAIL, NAMES, Certified

@@ -20,11 +20,11 @@ from pathlib import Path
 from imagebuilder.build.mkosi import make_repository
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.sources import sources_of_environment, the_store
-from imagebuilder.lock import RELEASE
+from imagebuilder.lock.model import RELEASE
 from imagebuilder.pipeline import Built, build
 from imagebuilder.plan import Plan
 from imagebuilder.run import run, say
-from imagebuilder.store import Store
+from imagebuilder.store.folder import Store
 
 
 def seconds(work: Callable[[], object]) -> float:

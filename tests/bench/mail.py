@@ -24,7 +24,7 @@ from imagebuilder.commands.sources import sources_of_environment, the_store
 from imagebuilder.pipeline import build
 from imagebuilder.render import render_role
 from imagebuilder.run import run, say
-from imagebuilder.secrets import public_keys
+from imagebuilder.secrets.keys import public_keys
 from imagebuilder.services import Site
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role

@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import UUID
 
 from imagebuilder.build.image import Image
-from imagebuilder.store import sha256_of
+from imagebuilder.store.hashing import sha256_of
 from imagebuilder.topology import Role
 
 MIB = 2**20

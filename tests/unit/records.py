@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from imagebuilder.record import ImageFacts, Outcome, Record, TestResult
+from imagebuilder.runs.record import ImageFacts, Outcome, Record, TestResult
 from imagebuilder.topology import Role, load_topology
 from imagebuilder.vm.recording import scene
 

@@ -6,9 +6,9 @@ from imagebuilder.commands.files import Files
 from imagebuilder.commands.recorded import images_of, inputs_of
 from imagebuilder.generations import Generation, Generations
 from imagebuilder.init import init
-from imagebuilder.signing import SigningKey, sign
-from imagebuilder.statement import PAYLOAD_TYPE, Statement, subject
-from imagebuilder.store import Store
+from imagebuilder.statements.intoto import PAYLOAD_TYPE, Statement, subject
+from imagebuilder.statements.signing import SigningKey, sign
+from imagebuilder.store.folder import Store
 from imagebuilder.topology import Role
 from tests.unit.images import small_image
 

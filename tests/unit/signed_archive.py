@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from imagebuilder.debian import SUITES, Apt
-from imagebuilder.lock import Archive
+from imagebuilder.lock.debian import SUITES, Apt
+from imagebuilder.lock.model import Archive
 
 
 @dataclass(frozen=True)

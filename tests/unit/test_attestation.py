@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from imagebuilder.attestation import PREDICATE_TYPE, attest, attestation_for, refusal, statement_of
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.record import Outcome, TestResult
-from imagebuilder.signing import SigningKey, UntrustedError
-from imagebuilder.store import Store
+from imagebuilder.runs.attestation import PREDICATE_TYPE, attest, attestation_for, refusal, statement_of
+from imagebuilder.runs.record import Outcome, TestResult
+from imagebuilder.statements.signing import SigningKey, UntrustedError
+from imagebuilder.store.folder import Store
 from imagebuilder.topology import Role
 from tests.unit.records import record
 

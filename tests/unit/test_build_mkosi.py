@@ -1,8 +1,8 @@
 from pathlib import Path
 
 from imagebuilder.build.mkosi import with_plain_modes
-from imagebuilder.manifest import manifest_of
 from imagebuilder.plan import tree_digest
+from imagebuilder.store.manifest import manifest_of
 
 
 def profile(folder: Path, *, umask: int) -> Path:

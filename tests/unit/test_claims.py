@@ -11,9 +11,9 @@ from imagebuilder.commands.files import Files
 from imagebuilder.commands.recorded import inputs_of
 from imagebuilder.generations import NPM_LOCK
 from imagebuilder.plan import NPM_PROJECT
-from imagebuilder.provenance import provenance
-from imagebuilder.signing import SigningKey, UntrustedError, sign
-from imagebuilder.statement import PAYLOAD_TYPE
+from imagebuilder.statements.intoto import PAYLOAD_TYPE
+from imagebuilder.statements.provenance import provenance
+from imagebuilder.statements.signing import SigningKey, UntrustedError, sign
 from imagebuilder.topology import Role
 
 REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from imagebuilder.components import Component, Ecosystem, licences_in, npm_components, source_of
-from imagebuilder.lock import Archive, Closure, LockedPackage
+from imagebuilder.lock.model import Archive, Closure, LockedPackage
+from imagebuilder.sbom.components import Component, Ecosystem, licences_in, npm_components, source_of
 
 PACKAGE = LockedPackage(
     name="libx1",

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.debian import Apt, mirrors, mirrors_in, uris_in
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.lock import Archive
+from imagebuilder.lock.debian import Apt, mirrors, mirrors_in, uris_in
+from imagebuilder.lock.model import Archive
 
 DEB822 = """\
 Types: deb

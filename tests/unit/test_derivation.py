@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagebuilder.lock import Closure, Lock, LockedPackage
+from imagebuilder.lock.model import Closure, Lock, LockedPackage
 from imagebuilder.plan import Derivation, kernels, plan
 from imagebuilder.topology import Role
 from tests.unit.test_plan import changed_steps, inputs

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from imagebuilder.disks import Disk, NoDiskError, candidates, named, parsed, refusal
+from imagebuilder.shipping.disks import Disk, NoDiskError, candidates, named, parsed, refusal
 
 GB = 10**9
 STICK = Disk(Path("/dev/sdb"), "disk", 16 * GB, "Ultra Fit", "4C5300", "usb")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagebuilder.dns import Record, authority, reverse_records, txt, zone_of, zone_records, zone_text, zones
+from imagebuilder.dns.records import Record, authority, reverse_records, txt, zone_of, zone_records, zone_text, zones
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.secrets import completed, new_secrets, public_keys
+from imagebuilder.secrets.keys import completed, new_secrets, public_keys
 from imagebuilder.topology import PublicKeys, Topology
 from imagebuilder.topology.load import judged
 

@@ -6,9 +6,9 @@ import pytest
 
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.fetch import MissingFilesError, Sources, fetch, substituters_in
-from imagebuilder.lock import Archive, Closure, LockedPackage
-from imagebuilder.store import Store
-from imagebuilder.substituter import Substituter
+from imagebuilder.lock.model import Archive, Closure, LockedPackage
+from imagebuilder.store.folder import Store
+from imagebuilder.store.substituter import Substituter
 
 
 def package(name: str, content: bytes) -> LockedPackage:

@@ -9,9 +9,9 @@ import pytest
 
 from imagebuilder.build.image import Image
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.flash import flash
 from imagebuilder.gpt import TABLE_BYTES
-from imagebuilder.provision import MARGIN_BYTES, Provisioned
+from imagebuilder.shipping.flash import flash
+from imagebuilder.shipping.provision import MARGIN_BYTES, Provisioned
 from imagebuilder.topology import Role
 from tests.unit.images import MIB, SECRETS, SIZE, small_image
 

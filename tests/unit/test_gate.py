@@ -9,13 +9,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from imagebuilder.cli import main
-from imagebuilder.disks import Disk
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.gate import GateError, clear, record
 from imagebuilder.generations import Generation
 from imagebuilder.init import init
-from imagebuilder.signing import TRUSTED_KEYS_VARIABLE, SigningKey, UntrustedError
-from imagebuilder.store import Store
+from imagebuilder.shipping.disks import Disk
+from imagebuilder.shipping.gate import GateError, clear, record
+from imagebuilder.statements.signing import TRUSTED_KEYS_VARIABLE, SigningKey, UntrustedError
+from imagebuilder.store.folder import Store
 from imagebuilder.topology import Role
 from tests.unit.images import SECRETS, SECRETS_SIZE, SIZE
 from tests.unit.keys import ssh_pair

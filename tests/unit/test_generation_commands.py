@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.attestation import PREDICATE_TYPE
 from imagebuilder.build.image import command_line
 from imagebuilder.cli import main
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.recorded import inputs_of
 from imagebuilder.generations import BuiltImage, Generation, Generations
-from imagebuilder.signing import sign
-from imagebuilder.statement import PAYLOAD_TYPE, Statement, subject
-from imagebuilder.store import Store
+from imagebuilder.runs.attestation import PREDICATE_TYPE
+from imagebuilder.statements.intoto import PAYLOAD_TYPE, Statement, subject
+from imagebuilder.statements.signing import sign
+from imagebuilder.store.folder import Store
 from imagebuilder.topology import Role
 
 REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"

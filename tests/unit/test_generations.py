@@ -18,8 +18,8 @@ from imagebuilder.generations import (
     steps_of,
 )
 from imagebuilder.plan import Plan, plan
-from imagebuilder.signing import Envelope, sign
-from imagebuilder.store import Store
+from imagebuilder.statements.signing import Envelope, sign
+from imagebuilder.store.folder import Store
 from imagebuilder.topology import Role
 
 REFERENCE = Files(Path(__file__).parents[1] / "topologies/reference.toml")

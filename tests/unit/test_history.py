@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.history import KEPT, RECORD, History, NoSuchRunError, durations
-from imagebuilder.record import Outcome, TestResult, Verdict
-from imagebuilder.store import Store
+from imagebuilder.runs.history import KEPT, RECORD, History, NoSuchRunError, durations
+from imagebuilder.runs.record import Outcome, TestResult, Verdict
+from imagebuilder.store.folder import Store
 from tests.unit.records import record
 
 

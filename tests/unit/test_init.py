@@ -8,9 +8,9 @@ import pytest
 
 from imagebuilder.errors import ImagebuilderError, WrongInputError
 from imagebuilder.init import init, template
-from imagebuilder.secrets import public_keys
+from imagebuilder.secrets.keys import public_keys
+from imagebuilder.secrets.vault import read_secrets
 from imagebuilder.topology import load_public_keys, load_topology
-from imagebuilder.vault import read_secrets
 
 
 @pytest.fixture

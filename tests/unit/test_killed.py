@@ -18,13 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imagebuilder.fetch import Sources, fetch
-from imagebuilder.lock import LockedPackage
+from imagebuilder.lock.model import LockedPackage
 from imagebuilder.plan import Derivation
-from imagebuilder.sharing import offer, offer_files, take
-from imagebuilder.signing import SigningKey
-from imagebuilder.store import Store, Used
-from imagebuilder.substituter import Substituter
-from imagebuilder.upkeep import collect, inspect
+from imagebuilder.statements.signing import SigningKey
+from imagebuilder.store.folder import Store, Used
+from imagebuilder.store.sharing import offer, offer_files, take
+from imagebuilder.store.substituter import Substituter
+from imagebuilder.store.upkeep import collect, inspect
 from tests.unit.test_fetch import package
 
 KILLS = 14

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.lock import Archive, Closure, Lock, LockedPackage, changes, lock_text, parse_lock, read_lock
+from imagebuilder.lock.model import Archive, Closure, Lock, LockedPackage, changes, lock_text, parse_lock, read_lock
 
 SEED = UUID("6b14c566-4460-5964-860e-63b874b62696")
 

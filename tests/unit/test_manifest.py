@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.manifest import Entry, Manifest, differing, manifest_of, parse_manifest
+from imagebuilder.store.manifest import Entry, Manifest, differing, manifest_of, parse_manifest
 
 
 def output(folder: Path) -> Path:

@@ -12,12 +12,12 @@ from imagebuilder.availability import availability, gone, rotting
 from imagebuilder.cli import main
 from imagebuilder.errors import ImagebuilderError, WrongInputError
 from imagebuilder.fetch import MissingFilesError, Sources, fetch
-from imagebuilder.lock import Archive, Closure, Lock, LockedPackage, changes, lock_text
-from imagebuilder.overrides import Hold, Overrides, Pin
-from imagebuilder.resolve import ALL, Request, resolve
+from imagebuilder.lock.model import Archive, Closure, Lock, LockedPackage, changes, lock_text
+from imagebuilder.lock.overrides import Hold, Overrides, Pin
+from imagebuilder.lock.resolve import ALL, Request, resolve
 from imagebuilder.run import run
-from imagebuilder.store import Store
-from imagebuilder.substituter import Substituter
+from imagebuilder.store.folder import Store
+from imagebuilder.store.substituter import Substituter
 from tests.unit.signed_archive import Deb, SignedArchive, signed_archive
 
 pytestmark = pytest.mark.skipif(not shutil.which("gpg"), reason="gpg is missing")

@@ -5,8 +5,8 @@ import pytest
 
 from imagebuilder.cli import main
 from imagebuilder.errors import WrongInputError
-from imagebuilder.lock import lock_text, read_lock
-from imagebuilder.overrides import read_overrides
+from imagebuilder.lock.model import lock_text, read_lock
+from imagebuilder.lock.overrides import read_overrides
 
 REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.hashing import sha256_of
-from imagebuilder.manifest import manifest_of
-from imagebuilder.packing import BLOCK, pack, unpack
+from imagebuilder.store.hashing import sha256_of
+from imagebuilder.store.manifest import manifest_of
+from imagebuilder.store.packing import BLOCK, pack, unpack
 from tests.unit.test_manifest import output
 
 contents = st.one_of(

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.lock import Archive, Closure, Lock, LockedPackage, read_lock
+from imagebuilder.lock.model import Archive, Closure, Lock, LockedPackage, read_lock
 from imagebuilder.plan import Plan, kernels, plan
 from imagebuilder.topology import PublicKeys, Role, Topology, load_public_keys, load_topology
 

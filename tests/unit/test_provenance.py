@@ -10,9 +10,9 @@ from imagebuilder.commands.recorded import inputs_of
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.generations import NPM_LOCK
 from imagebuilder.plan import NPM_PROJECT, Plan, plan
-from imagebuilder.provenance import provenance, read_claim
-from imagebuilder.signing import Envelope, SigningKey, UntrustedError, sign
-from imagebuilder.statement import PAYLOAD_TYPE, Statement, subject
+from imagebuilder.statements.intoto import PAYLOAD_TYPE, Statement, subject
+from imagebuilder.statements.provenance import provenance, read_claim
+from imagebuilder.statements.signing import Envelope, SigningKey, UntrustedError, sign
 from imagebuilder.topology import Role
 
 REFERENCE = Files(Path(__file__).parents[1] / "topologies/reference.toml")

@@ -7,7 +7,7 @@ import pytest
 
 from imagebuilder.build.image import Image
 from imagebuilder.gpt import HEAD_BYTES, TABLE_BYTES, fitted
-from imagebuilder.provision import BLOCK_BYTES, MARGIN_BYTES, PIECE_BYTES, Provisioned
+from imagebuilder.shipping.provision import BLOCK_BYTES, MARGIN_BYTES, PIECE_BYTES, Provisioned
 from imagebuilder.topology import Role
 from tests.unit.images import SECRETS, SIZE, small_image
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from imagebuilder.dns import Record, txt
-from imagebuilder.published import State, has_it, has_it_alone, permits, says_it, tags
+from imagebuilder.dns.published import State, has_it, has_it_alone, permits, says_it, tags
+from imagebuilder.dns.records import Record, txt
 
 
 def text_record(text: str) -> Record:

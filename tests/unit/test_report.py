@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.cli import main
-from imagebuilder.history import RECORD, History
-from imagebuilder.record import DoorCheck, Outcome, TestResult, UnitStart
-from imagebuilder.report import page
-from imagebuilder.report.charts import boot, door_columns, door_row, rows_of_tests
-from imagebuilder.report.page import headline
-from imagebuilder.report.picture import narrow, shortened, wide
-from imagebuilder.store import Store
+from imagebuilder.runs.history import RECORD, History
+from imagebuilder.runs.record import DoorCheck, Outcome, TestResult, UnitStart
+from imagebuilder.runs.report import page
+from imagebuilder.runs.report.charts import boot, door_columns, door_row, rows_of_tests
+from imagebuilder.runs.report.page import headline
+from imagebuilder.runs.report.picture import narrow, shortened, wide
+from imagebuilder.store.folder import Store
 from imagebuilder.topology import Role
 from imagebuilder.vm.boot_chart import boot_chart
 from tests.unit.records import record

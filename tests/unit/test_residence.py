@@ -9,9 +9,9 @@ import pytest
 from imagebuilder.build.image import Image
 from imagebuilder.cli import main
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.flash import flash
-from imagebuilder.provision import Provisioned
-from imagebuilder.residence import SCRIPT, differences_on_disk, differences_on_host, judged, questions
+from imagebuilder.shipping.flash import flash
+from imagebuilder.shipping.provision import Provisioned
+from imagebuilder.shipping.residence import SCRIPT, differences_on_disk, differences_on_host, judged, questions
 from imagebuilder.topology import Role
 from tests.unit.images import MIB, SECRETS, SIZE, small_image
 from tests.unit.shipping import generation

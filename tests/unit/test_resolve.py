@@ -1,5 +1,5 @@
-from imagebuilder.debian import planned, stanzas
-from imagebuilder.wanted import packages_in, wanted_packages
+from imagebuilder.lock.debian import planned, stanzas
+from imagebuilder.lock.wanted import packages_in, wanted_packages
 
 PRINTED = """\
 'http://a.example/debian/pool/main/d/dash/dash_0.5.12-12_amd64.deb' dash_0.5.12-12_amd64.deb 98500 MD5Sum:aa

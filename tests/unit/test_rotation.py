@@ -10,10 +10,10 @@ import pytest
 from argon2 import PasswordHasher
 
 from imagebuilder.cli import main
-from imagebuilder.rotation import SecretNameError, imported, needed, removed, rotated
-from imagebuilder.secrets import Secrets, credentials, new_secrets, public_keys
+from imagebuilder.secrets.keys import Secrets, credentials, new_secrets, public_keys
+from imagebuilder.secrets.rotation import SecretNameError, imported, needed, removed, rotated
+from imagebuilder.secrets.vault import named, read_secrets
 from imagebuilder.topology import Role, Topology, load_topology
-from imagebuilder.vault import named, read_secrets
 
 REFERENCE = Path(__file__).parent.parent / "topologies/reference.toml"
 ALICE = "alice@example.org"

@@ -8,10 +8,10 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from imagebuilder.components import Component, Ecosystem
-from imagebuilder.sbom import Subject, bill, purl, spdx_id
+from imagebuilder.sbom.bill import Subject, bill, purl, spdx_id
+from imagebuilder.sbom.components import Component, Ecosystem
+from imagebuilder.sbom.vulnerabilities import findings, parse
 from imagebuilder.topology import Role
-from imagebuilder.vulnerabilities import findings, parse
 
 SUBJECT = Subject(Role.PROXY, "a" * 64, 3, 1_700_000_000, UUID(int=7))
 CURL = Component(

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 
 from imagebuilder.errors import ImagebuilderError, WrongInputError
-from imagebuilder.secrets import (
+from imagebuilder.secrets.keys import (
     Secrets,
     completed,
     credentials,
@@ -31,9 +31,9 @@ from imagebuilder.secrets import (
     public_keys,
     with_passwords,
 )
+from imagebuilder.secrets.vault import read_secrets, write_secrets
 from imagebuilder.topology import Role, Topology, load_public_keys, load_topology
 from imagebuilder.topology.load import judged, missing_keys
-from imagebuilder.vault import read_secrets, write_secrets
 
 REFERENCE = Path(__file__).parent.parent / "topologies/reference.toml"
 ALICE, BOB = "alice@example.org", "bob@example.org"

@@ -8,8 +8,8 @@ import pytest
 import tomli_w
 
 from imagebuilder.render import render_role
-from imagebuilder.rotation import imported
-from imagebuilder.secrets import credentials, new_secrets, public_keys
+from imagebuilder.secrets.keys import credentials, new_secrets, public_keys
+from imagebuilder.secrets.rotation import imported
 from imagebuilder.services import Site
 from imagebuilder.services.acme import acme_values
 from imagebuilder.services.certificate import caddy_folder, certificate_values

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from imagebuilder.secrets import new_secrets, public_keys
+from imagebuilder.secrets.keys import new_secrets, public_keys
 from imagebuilder.services import Site
 from imagebuilder.services.caddy import caddy_values
 from imagebuilder.services.certificate import certificate_values

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from imagebuilder.cli import main
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.fetch import MissingFilesError, Sources, fetch
-from imagebuilder.manifest import manifest_of
 from imagebuilder.plan import Derivation
-from imagebuilder.sharing import offer, offer_files, take, unmade
-from imagebuilder.signing import SigningKey
-from imagebuilder.store import Store
-from imagebuilder.substituter import Substituter, locations_in
+from imagebuilder.statements.signing import SigningKey
+from imagebuilder.store.folder import Store
+from imagebuilder.store.manifest import manifest_of
+from imagebuilder.store.sharing import offer, offer_files, take, unmade
+from imagebuilder.store.substituter import Substituter, locations_in
 from tests.unit.signed_archive import served
 from tests.unit.test_fetch import package
 from tests.unit.test_generations import planned

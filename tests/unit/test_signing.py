@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.signing import (
+from imagebuilder.statements.signing import (
     Envelope,
     KeyFileError,
     SigningKey,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.statement import Statement, Subject, subject
+from imagebuilder.statements.intoto import Statement, Subject, subject
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 JSON = st.recursive(

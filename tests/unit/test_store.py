@@ -12,7 +12,8 @@ from imagebuilder.errors import ImagebuilderError
 from imagebuilder.plan import Derivation
 from imagebuilder.run import ProcessError
 from imagebuilder.run import run as run_program
-from imagebuilder.store import Store, sha256_of
+from imagebuilder.store.folder import Store
+from imagebuilder.store.hashing import sha256_of
 
 STEP = Derivation("thing", {"a": 1})
 

@@ -10,8 +10,8 @@ from imagebuilder.cli import main
 from imagebuilder.commands.gc import needed
 from imagebuilder.generations import Generations
 from imagebuilder.plan import Derivation
-from imagebuilder.store import Store, Used
-from imagebuilder.upkeep import collect, discard, inspect, size_of
+from imagebuilder.store.folder import Store, Used
+from imagebuilder.store.upkeep import collect, discard, inspect, size_of
 from tests.unit.test_generations import planned, record
 
 A, B = Derivation("a", {}), Derivation("b", {})
@@ -62,7 +62,7 @@ def test_a_dry_run_removes_nothing(store: Store) -> None:
 USE = """
 import sys
 from pathlib import Path
-from imagebuilder.store import Store, Used
+from imagebuilder.store.folder import Store, Used
 Store(Path(sys.argv[1])).use(Used(frozenset([sys.argv[2]])))
 print("ready", flush=True)
 sys.stdin.read()

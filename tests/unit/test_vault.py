@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from imagebuilder.age import IDENTITY_VARIABLE, AgeKeyError, ClosedError, read_identities, recipient, usable
 from imagebuilder.errors import ImagebuilderError, WrongInputError
 from imagebuilder.init import init
-from imagebuilder.rotation import imported
-from imagebuilder.secrets import Secrets, new_secrets, public_keys
+from imagebuilder.secrets.age import IDENTITY_VARIABLE, AgeKeyError, ClosedError, read_identities, recipient, usable
+from imagebuilder.secrets.keys import Secrets, new_secrets, public_keys
+from imagebuilder.secrets.rotation import imported
+from imagebuilder.secrets.vault import Vault, named, read_secrets, read_vault, resealed, unnamed, write_vault
 from imagebuilder.topology import load_public_keys, load_topology
-from imagebuilder.vault import Vault, named, read_secrets, read_vault, resealed, unnamed, write_vault
 from tests.unit.keys import age_pair, ssh_pair
 
 REFERENCE = Path(__file__).parent.parent / "topologies/reference.toml"

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.circumstances import OFFSET, UMASK, Circumstances, circumstances, other_clock
 from imagebuilder.commands.verify import facts, text
 from imagebuilder.comparison import Difference
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.fetch import Sources
-from imagebuilder.store import Store
-from imagebuilder.substituter import Substituter
+from imagebuilder.store.folder import Store
+from imagebuilder.store.substituter import Substituter
 from imagebuilder.topology import Role
-from imagebuilder.verify import Digests, Verdict, rebuilt
+from imagebuilder.verify.circumstances import OFFSET, UMASK, Circumstances, circumstances, other_clock
+from imagebuilder.verify.rebuild import Digests, Verdict, rebuilt
 
 DIGESTS = Digests("d" * 64, {"esp": "e" * 64, "root": "f" * 64}, "a" * 64, "b" * 64, "c" * 64)
 SAME = Verdict(DIGESTS, ())

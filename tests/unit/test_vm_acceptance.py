@@ -8,7 +8,7 @@ import pytest
 
 from imagebuilder.commands.test import behaviours
 from imagebuilder.errors import WrongInputError
-from imagebuilder.record import Outcome, TestResult
+from imagebuilder.runs.record import Outcome, TestResult
 from imagebuilder.vm.acceptance import Collected, Orders, Seen, WrongTestsError, collect, together
 from imagebuilder.vm.denylist import Denial, Denylist, read_denylist
 from imagebuilder.vm.ledger import Ledger

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.secrets import new_secrets, public_keys
+from imagebuilder.secrets.keys import new_secrets, public_keys
 from imagebuilder.topology import Role, load_topology
 from imagebuilder.vm.disks import move_sparsely
 from imagebuilder.vm.identity import Identity, bed_credentials, identity_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.record import Message
+from imagebuilder.runs.record import Message
 from imagebuilder.vm.boot_chart import boot_chart
 from imagebuilder.vm.complaints import STARVED, Consoles, complaint_in
 from imagebuilder.vm.recording import with_log

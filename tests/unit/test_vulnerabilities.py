@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagebuilder.components import Component, Ecosystem
-from imagebuilder.vulnerabilities import Finding, Urgency, WrongDataError, findings, parse, unpacked
+from imagebuilder.sbom.components import Component, Ecosystem
+from imagebuilder.sbom.vulnerabilities import Finding, Urgency, WrongDataError, findings, parse, unpacked
 
 DATA = """VERSION 1
 CVE-2026-0001,,A heap overflow, reachable from the network

@@ -9,7 +9,7 @@ import pytest
 from imagebuilder.build.toolchain import build_tools
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.sources import the_store
-from imagebuilder.secrets import Secrets, new_secrets, public_keys
+from imagebuilder.secrets.keys import Secrets, new_secrets, public_keys
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Topology, load_topology
 from imagebuilder.vm.world import World

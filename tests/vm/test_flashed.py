@@ -11,9 +11,9 @@ import pytest
 
 from imagebuilder.commands.sources import source_arguments
 from imagebuilder.commands.subject import subject_of
-from imagebuilder.flash import flash
-from imagebuilder.provision import Provisioned, secrets_filesystem
-from imagebuilder.secrets import credentials
+from imagebuilder.secrets.keys import credentials
+from imagebuilder.shipping.flash import flash
+from imagebuilder.shipping.provision import Provisioned, secrets_filesystem
 from imagebuilder.topology import Role
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.namespace import inside

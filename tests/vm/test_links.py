@@ -11,7 +11,7 @@ import dns.message
 import dns.query
 import pytest
 
-from imagebuilder.dns import Record
+from imagebuilder.dns.records import Record
 from imagebuilder.vm.identity import Identity
 from imagebuilder.vm.links import Link, NoNetemError
 from imagebuilder.vm.namespace import inside

@@ -21,9 +21,9 @@ import dns.rdatatype
 import dns.rrset
 import pytest
 
-from imagebuilder.dns import reverse_records, zone_records
-from imagebuilder.published import Finding, NameServers, State, findings
-from imagebuilder.secrets import Secrets
+from imagebuilder.dns.published import Finding, NameServers, State, findings
+from imagebuilder.dns.records import reverse_records, zone_records
+from imagebuilder.secrets.keys import Secrets
 from imagebuilder.topology import Topology
 from imagebuilder.vm.mta import MailServer, Received
 from imagebuilder.vm.namespace import has_many_users, inside

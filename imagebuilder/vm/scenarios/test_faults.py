@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from imagebuilder.dns import Record
+from imagebuilder.dns.records import Record
 from imagebuilder.topology import Role, Topology
 from imagebuilder.vm import faults
 from imagebuilder.vm.machine import Machine

@@ -4,7 +4,7 @@
 
 from pathlib import Path
 
-from imagebuilder.vault import named
+from imagebuilder.secrets.vault import named
 from imagebuilder.vm.pair import Pair
 from imagebuilder.vm.session import Session
 

@@ -1,0 +1,1 @@
+"""Runs of the acceptance tests: what is known of each, and what it proves."""

@@ -1,0 +1,1 @@
+"""What images consist of, and what is known to threaten it."""

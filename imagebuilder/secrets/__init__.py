@@ -1,0 +1,1 @@
+"""The private keys of a topology: made, kept, encrypted, changed."""

@@ -1,0 +1,1 @@
+"""From a tested image to a disk or a host: the gate, the secrets, the writing."""

@@ -1,0 +1,1 @@
+"""Signed statements about artifacts, as in-toto has them."""

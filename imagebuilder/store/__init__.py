@@ -1,0 +1,1 @@
+"""The content-addressed store, and how stores share what is in them."""

@@ -1,0 +1,1 @@
+"""Building again under other circumstances, to compare byte by byte."""
