@@ -56,8 +56,8 @@ golden: $(VENV)/ready
 	for name in reference rich; do \
 	    rm -rf tests/golden/$$name && $(BIN)/imagebuilder render -t tests/topologies/$$name.toml tests/golden/$$name; \
 	done
-	{ sed '/^###/,$$d' docs/behaviours.md; $(BIN)/imagebuilder test --list -t tests/topologies/reference.toml; } >docs/behaviours.new
-	mv docs/behaviours.new docs/behaviours.md
+	{ sed '/^###/,$$d' tests/golden/behaviours.md; $(BIN)/imagebuilder test --list -t tests/topologies/reference.toml; } >tests/golden/behaviours.new
+	mv tests/golden/behaviours.new tests/golden/behaviours.md
 
 bench: $(VENV)/ready host $(EXAMPLE)
 	$(BIN)/python -m tests.bench.build $(EXAMPLE)

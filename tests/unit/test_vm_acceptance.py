@@ -46,7 +46,7 @@ def test_without_wishes_every_shipped_scenario_is_to_run() -> None:
 
 
 def test_the_documentation_lists_every_behaviour() -> None:
-    told = (Path(__file__).parents[2] / "docs/behaviours.md").read_text()
+    told = (Path(__file__).parents[2] / "tests/golden/behaviours.md").read_text()
 
     assert told.endswith(f"\n\n{behaviours(collect(Orders()).selected)}\n"), "make golden"
 
