@@ -272,7 +272,7 @@ class Pair:
         parts = {
             "firmware": str(self.firmware),
             "topology": self.world.topology.model_dump_json(),
-            "names and addresses of the world": f"{self.world.places} {self.world.records}",
+            "names and addresses of the world": f"{self.world.places} {self.world.records} {self.world.routers}",
             "keys of the bed": self.world.identity.digest,
             "QEMU": qemu_version(self._tools),
             "processor": processor() if self._accelerator.kind is Acceleration.KVM else "emulated",

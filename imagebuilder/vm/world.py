@@ -34,6 +34,8 @@ from imagebuilder.vm.qemu import mac_address
 TUN = Path("/dev/net/tun")
 FOLDER = Path("/run/bed")
 """Sockets and small files of the world; /run is the namespace's own."""
+BRIDGES = ("proxy0", "lan0")
+"""Where the proxy's and the client's cables end."""
 TAPS = {Role.PROXY: "tap-proxy", Role.CLIENT: "tap-client"}
 PUBLIC_TCP = (22, 25, 80, 443, 587, 993)
 """All that the Internet may see of the proxy; WireGuard answers nobody it does not know."""
@@ -171,6 +173,11 @@ class World:
     def records(self) -> tuple[Record, ...]:
         """Return every name of the world."""
         return (*world_records(self.topology, self.public, self.places), *self.extra_records)
+
+    @property
+    def routers(self) -> tuple[str, ...]:
+        """Return the hardware addresses by which the machines know their routers."""
+        return tuple(mac_address(bridge) for bridge in BRIDGES)
 
     def network_of(self, role: Role) -> str:
         """Return the network that the tap of the machine *role* is in."""
@@ -320,7 +327,8 @@ def _bits(address: object) -> int:
 
 def _bridge(name: str, tap: str) -> list[str]:
     return [
-        f"link add {name} type bridge forward_delay 0",
+        # Machines that go on from an earlier run remember their router by its hardware address.
+        f"link add {name} address {mac_address(name)} type bridge forward_delay 0",
         f"tuntap add dev {tap} mode tap vnet_hdr",
         f"link set {tap} master {name}",
         f"link set {tap} up",

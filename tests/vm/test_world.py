@@ -1,5 +1,6 @@
 """The world outside: its names validate, its home line hides who is behind it, its judge can tell."""
 
+import fcntl
 import json
 import smtplib
 import socket
@@ -30,9 +31,11 @@ from imagebuilder.vm.namespace import has_many_users, inside
 from imagebuilder.vm.people import letter
 from imagebuilder.vm.verdict import Verdict, judge
 from imagebuilder.vm.waiting import Seen, wait_for
-from imagebuilder.vm.world import FOLDER, STRANGER_DOMAIN, Host, World
+from imagebuilder.vm.world import BRIDGES, FOLDER, STRANGER_DOMAIN, Host, World
 
 pytestmark = pytest.mark.vm
+
+SIOCGIFHWADDR = 0x8927  # linux/sockios.h
 
 
 def validated(world: World, name: str, kind: str, anchor: str) -> list[str]:
@@ -208,3 +211,19 @@ def test_the_judge_passes_what_is_ours_and_nothing_else(
         ("fail", "pass", "pass"),
         ("fail", "none", "fail"),
     ]
+
+
+def test_machines_of_an_earlier_run_find_their_routers_at_the_hardware_addresses_that_they_remember(
+    new_world: Callable[[], World],
+) -> None:
+    def work() -> tuple[list[str], tuple[str, ...]]:
+        with new_world() as world:
+            seen = []
+            for host, bridge in zip((world.internet, world.home), BRIDGES, strict=True):
+                with host.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+                    answer = fcntl.ioctl(any_socket, SIOCGIFHWADDR, bridge.encode().ljust(40, b"\0"))
+                seen.append(answer[18:24].hex(":"))
+            return seen, world.routers
+
+    seen, told = inside(work)
+    assert seen == list(told)
