@@ -54,7 +54,7 @@ class Stage:
             {
                 "base": self.base,
                 "packages": sorted(package.sha256 for package in self.packages),
-                "builder": [sha256_of(PACKAGE / name) for name in ("components.py", "inventory.py")],
+                "builder": [sha256_of(PACKAGE / "sbom" / name) for name in ("components.py", "inventory.py")],
             },
         )
 

@@ -354,6 +354,7 @@ def test_the_daemons_had_nothing_to_complain_of(room: ClientRoom) -> None:
     words = ("warning:", "error:", "fatal:", "panic:", "cannot open", "Permission denied")
     expected = (
         "authentication failed",  # a guessed password, above
+        "no shared cipher",  # the old ciphers that were offered
         "haproxy: Client disconnected",  # the connection without a header
         "haproxy read: EOF",  # the look at which ports answer
     )
