@@ -7,6 +7,7 @@ import smtplib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from ipaddress import IPv6Network
 
 import pytest
 
@@ -74,6 +75,11 @@ def test_who_guesses_passwords_is_kept_from_mailboxes_by_his_real_address_and_ot
     alice: Person, stranger: Stranger, proxy: Machine, world: World, topology: Topology
 ) -> None:
     guesser = replace(alice, host=world.stranger)
+    door = topology.proxy.ipv6 or topology.proxy.ipv4  # the name leads to IPv6 first
+    source, banned = str(world.stranger.ipv4), "banned_4"
+    if topology.proxy.ipv6:  # a ban is about all 64 bits that a customer has
+        network = IPv6Network((world.stranger.ipv6, 64), strict=False)
+        source, banned = str(network.network_address), "banned_6"
 
     def guess(number: int) -> None:
         with suppress(imaplib.IMAP4.error, OSError), guesser.imap(password=f"guess {number}"):
@@ -83,12 +89,10 @@ def test_who_guesses_passwords_is_kept_from_mailboxes_by_his_real_address_and_ot
         # at once, as each waits for its answer
         with ThreadPoolExecutor(topology.bans.wrong_passwords + 2) as pool:
             list(pool.map(guess, range(topology.bans.wrong_passwords + 2)))
-        proxy.wait_until_succeeds(
-            f"nft list set inet filter banned_4 | grep -F '{world.stranger.ipv4}'", within_s=60
-        )  # fmt: skip
+        proxy.wait_until_succeeds(f"nft list set inet filter {banned} | grep -F '{source}'", within_s=60)
 
         with pytest.raises(OSError):
-            world.stranger.connect(topology.proxy.ipv4.ip, 993, within_s=3)
+            world.stranger.connect(door.ip, 993, within_s=3)
         assert logs_in(alice, alice.password)
         stranger.send(alice.address, "still welcome", "By the front door.\n")
         alice.receive("still welcome")
