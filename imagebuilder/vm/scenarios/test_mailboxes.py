@@ -100,7 +100,7 @@ def test_who_guesses_passwords_is_kept_from_mailboxes_by_his_real_address_and_ot
         proxy.succeed("nft flush set inet filter banned_4; nft flush set inet filter banned_6")
 
 
-@pytest.mark.parametrize(("host", "most_mib"), [("proxy", 300), ("client", 700)])
+@pytest.mark.parametrize(("host", "most_mib"), [("proxy", 400), ("client", 700)])
 def test_what_runs_leaves_the_machine_its_memory(request: pytest.FixtureRequest, host: str, most_mib: int) -> None:
     machine: Machine = request.getfixturevalue(host)
 
