@@ -82,7 +82,7 @@ def run(args: Namespace) -> int:
     for note in record.notes:
         say(f"note: {note}")
     proof = proven(history, record, subject, key)
-    told = facts(record, subject.folder, proof) if args.json else table(record, subject.folder)
+    told = facts(record, subject.folder, proof) if args.json else table(record, subject)
     print(json.dumps(told, indent=2) if args.json else told)
     if seen.stopped:
         return ExitStatus.STOPPED
@@ -133,11 +133,12 @@ def facts(record: Record, folder: Path, proof: Path | None) -> dict[str, object]
     return told | record.model_dump(mode="json")
 
 
-def table(record: Record, folder: Path) -> str:
+def table(record: Record, subject: Subject) -> str:
     """Return the outcome for people."""
     lines = ["", "images"]
     for role, image in record.images.items():
-        lines.append(f"  {role:7} SHA-256 {image.sha256}, {image.size_bytes / 2**20:,.0f} MiB")
+        lines.append(f"  {role:7} {subject.images[role].path}")
+        lines.append(f"          SHA-256 {image.sha256}, {image.size_bytes / 2**20:,.0f} MiB")
     if record.mail_ready_s is not None:
         lines.append(f"boot ({record.accelerator})")
         for role, seconds in record.settled_s.items():
@@ -153,7 +154,7 @@ def table(record: Record, folder: Path) -> str:
             lines.append(f"{test.outcome}: {test.sentence}")
             lines += [f"  {line}" for line in (*test.reason.splitlines()[:3], test.tracker) if line]
     counts = ", ".join(f"{record.counts[outcome]} {outcome}" for outcome in Outcome if record.counts[outcome])
-    lines.append(f"tests: {counts} in {record.seconds:.0f} s; details in {folder}")
+    lines.append(f"tests: {counts} in {record.seconds:.0f} s; details in {subject.folder}")
     why = f": {'; '.join(record.left_out)}" if record.verdict is Verdict.PARTIAL else ""
     lines.append(f"verdict: {record.verdict}{why}")
     return "\n".join(lines)
