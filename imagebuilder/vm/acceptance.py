@@ -26,6 +26,8 @@ from imagebuilder.vm.shares import shares
 from imagebuilder.vm.sightings import Sightings
 
 JUNIT, OUTPUT = "junit.xml", "output.txt"
+TEST_S = 120.0
+"""Seconds that a test may take on a machine with its own processor, its share of a boot included."""
 
 
 class WrongTestsError(ImagebuilderError):
@@ -130,7 +132,8 @@ def _one_session(
             if orders.until_failure:
                 say(f"round {rounds}")
             ledger = Ledger(orders.roots, only=only, announce=announce)
-            status = _one_round(subject.folder / JUNIT, orders, [Bed(running), ledger])
+            limit_s = running.accelerator.patience.seconds(TEST_S)
+            status = _one_round(subject.folder / JUNIT, orders, [Bed(running), ledger], limit_s)
         if not ledger.results and status != pytest.ExitCode.INTERRUPTED:
             raise ImagebuilderError(f"pytest ended with status {int(status)} before any test")
         return Seen(
@@ -146,9 +149,9 @@ def _one_session(
         )
 
 
-def _one_round(junit: Path, orders: Orders, plugins: Sequence[object]) -> pytest.ExitCode:
+def _one_round(junit: Path, orders: Orders, plugins: Sequence[object], limit_s: float) -> pytest.ExitCode:
     arguments = [*_arguments(orders.roots), f"--junit-xml={junit}", "-v", "--capture=tee-sys", "--tb=short"]
-    arguments += ["--durations=0", "--durations-min=1"]
+    arguments += ["--durations=0", "--durations-min=1", f"--timeout={limit_s:.0f}"]
     arguments += ["--reruns", str(orders.reruns)] if orders.reruns else []
     # Standard output is for the result of the command that called us.
     with redirect_stdout(sys.stderr):
