@@ -8,7 +8,7 @@ const { PassThrough } = require('node:stream')
 // may get lost (TCP sends it again after a second). Judging
 // takes the client some DNS; a message with slow filters up to 300 s (Postfix's milter_content_timeout), after which
 // Postfix itself gives the answer.
-const WAIT = { connect: 1800, greeting: 10000, hello: 10000, command: 30000, stall: 120000, message: 330000 }
+const WAIT = { connect: 1500, greeting: 10000, hello: 10000, command: 30000, stall: 120000, message: 330000 }
 const HEARTBEAT = 60000
 const LONGEST_REPLY = 65536
 
