@@ -11,8 +11,9 @@ from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import environment, say
 from imagebuilder.tools import Tools
 from imagebuilder.vm.agent import Agent, AgentError
+from imagebuilder.vm.cables import devices_of, far_end
 from imagebuilder.vm.namespace import entered
-from imagebuilder.vm.qemu import Hardware, Memory, qemu_argv
+from imagebuilder.vm.qemu import Cable, Hardware, Memory, qemu_argv
 from imagebuilder.vm.qmp import Qmp, QmpError
 from imagebuilder.vm.waiting import NATURAL, Patience
 
@@ -54,7 +55,7 @@ class Chassis:
         self._network = network
         self._read = tuple(read)
         self._write = (hardware.folder, reports, *write)
-        self._devices = tuple(devices)
+        self._devices = (*devices, *devices_of([nic.cable for nic in hardware.nics]))
         self._process: subprocess.Popen[bytes] | None = None
         self._qmp: Qmp | None = None
         self._agent = Agent(hardware.shell_socket)
@@ -91,25 +92,37 @@ class Chassis:
     def _power_on(self, hardware: Hardware) -> None:
         if self.running:
             raise MachineError(f"{self.name} is on already")
-        argv = qemu_argv(hardware, console=self.console_file, journal=self.journal_file)
         for stale in (hardware.qmp_socket, hardware.shell_socket, hardware.terminal_socket):
             stale.unlink(missing_ok=True)
         for file in (self.console_file, self.journal_file):
             file.touch()
-        command = self._tools.argv(argv, network=True, read=self._read, write=self._write, devices=self._devices)
         self._started = time.monotonic()
         self.hello_s = self.settled_s = None
-        place = entered(self._network) if self._network else contextlib.nullcontext()
-        with place, self.messages_file.open("ab") as messages:
-            self._process = subprocess.Popen(
-                command, env=environment(), stdin=subprocess.DEVNULL, stdout=messages, stderr=messages
-            )
+        self._process = self._qemu(hardware)
         try:
             self._qmp = Qmp(hardware.qmp_socket)
             self._agent.connect()
         except ImagebuilderError as error:
             self.kill()
             raise MachineError(f"{self.name} did not start: {error}\n{self._messages()}") from error
+
+    def _qemu(self, hardware: Hardware) -> "subprocess.Popen[bytes]":
+        """Start QEMU, which then owns its ends of the cables."""
+        with contextlib.ExitStack() as stack:
+            sockets = {
+                nic.device: stack.enter_context(far_end(nic.device)).fileno()
+                for nic in hardware.nics
+                if nic.cable is Cable.PACKET
+            }
+            argv = qemu_argv(hardware, console=self.console_file, journal=self.journal_file, sockets=sockets)
+            command = self._tools.argv(argv, network=True, read=self._read, write=self._write, devices=self._devices)
+            messages = stack.enter_context(self.messages_file.open("ab"))
+            if self._network:
+                stack.enter_context(entered(self._network))
+            return subprocess.Popen(
+                command, env=environment(), stdin=subprocess.DEVNULL, stdout=messages, stderr=messages,
+                pass_fds=tuple(sockets.values()),
+            )  # fmt: skip
 
     @property
     def running(self) -> bool:

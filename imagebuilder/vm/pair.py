@@ -22,7 +22,7 @@ from imagebuilder.vm.disks import move_sparsely, overlay, provision, qcow2, raw
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.qemu import OVMF_VARIABLES, Acceleration, Firmware, Hardware, Nic, mac_address, qemu_argv
 from imagebuilder.vm.snapshots import Saved
-from imagebuilder.vm.world import FOLDER, TAPS, World
+from imagebuilder.vm.world import CABLE_ENDS, FOLDER, World
 
 MEMORY_MIB = {Role.PROXY: 1024, Role.CLIENT: 2048}
 """Memory of each machine; the proxy's is that of the reference VPS."""
@@ -246,7 +246,7 @@ class Pair:
             network=self.world.network_of(role),
             patience=self._accelerator.patience,
             read=[self.images[role].path, *([saved.folder] if saved else [])],
-            write=[self._disks, Path("/dev/net")],
+            write=[self._disks],
             devices=self._accelerator.devices,
         )
 
@@ -260,7 +260,7 @@ class Pair:
             disk=self._disk(role),
             firmware=self.firmware,
             variables=self._variables(role),
-            nics=(Nic(TAPS[role], mac_address(role)),),
+            nics=(Nic(CABLE_ENDS[role], mac_address(role), self.world.cable),),
             boot_deadline_s=EMULATED_DEADLINE_S if self._accelerator.kind is Acceleration.TCG else None,
             credentials=tuple(
                 (agent.credentials() | trust_credentials(self.world.dns.trust_anchor, self.world.issuer.pem)).items()

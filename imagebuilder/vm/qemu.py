@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from uuid import NAMESPACE_DNS, uuid5
 
 from imagebuilder.errors import ImagebuilderError
@@ -65,13 +66,22 @@ class Kernel:
     command_line: str
 
 
+class Cable(StrEnum):
+    """What a network card is plugged into."""
+
+    TAP = "tap"
+    PACKET = "packet"
+    """A raw socket, which need not be root's to give."""
+
+
 @dataclass(frozen=True)
 class Nic:
     """A network card of the machine."""
 
-    tap: str
-    """Name of the tap device that is its other end."""
+    device: str
+    """Name of the device of this machine that is its other end."""
     mac: str
+    cable: Cable = Cable.TAP
 
 
 @dataclass(frozen=True)
@@ -139,8 +149,13 @@ def mac_address(name: str) -> str:
     return ":".join(f"{byte:02x}" for byte in (0x52, 0x54, 0x00, *digest[:3]))
 
 
-def qemu_argv(hardware: Hardware, *, console: Path, journal: Path) -> list[str]:
-    """Return the argv that runs *hardware*, its serial console and its journal going to these two files."""
+def qemu_argv(
+    hardware: Hardware, *, console: Path, journal: Path, sockets: Mapping[str, int] = MappingProxyType({})
+) -> list[str]:
+    """Return the argv that runs *hardware*, its serial console and its journal going to these two files.
+
+    *sockets* are the open files, by the names of devices, of those network cards that have one.
+    """
     argv = ["qemu-system-x86_64", "-name", hardware.name, "-nodefaults", "-no-user-config"]
     # The image takes its machine-id from the firmware, so that it lasts although /etc is read-only.
     argv += ["-uuid", str(uuid5(NAMESPACE_DNS, f"{hardware.name}.bed"))]
@@ -155,7 +170,7 @@ def qemu_argv(hardware: Hardware, *, console: Path, journal: Path) -> list[str]:
     argv += ["-device", f"virtserialport,chardev=journal,name={JOURNAL_PORT}"]
     argv += ["-chardev", f"socket,id=terminal,path={hardware.terminal_socket},server=on,wait=off"]
     argv += ["-device", "virtconsole,chardev=terminal"]
-    argv += _disk(hardware) + _start(hardware) + _network(hardware)
+    argv += _disk(hardware) + _start(hardware) + _network(hardware, sockets)
     argv += smbios_arguments(dict(hardware.credentials))
     if hardware.boot_deadline_s is not None:
         # systemd-stub appends this to the command line; its own 90 s are nothing to an emulated machine under load.
@@ -227,10 +242,13 @@ def _start(hardware: Hardware) -> list[str]:
     ]  # fmt: skip
 
 
-def _network(hardware: Hardware) -> list[str]:
+def _network(hardware: Hardware, sockets: Mapping[str, int]) -> list[str]:
     argv: list[str] = []
     for number, nic in enumerate(hardware.nics):
-        argv += ["-netdev", f"tap,id=net{number},ifname={nic.tap},script=no,downscript=no"]
+        if nic.cable is Cable.TAP:
+            argv += ["-netdev", f"tap,id=net{number},ifname={nic.device},script=no,downscript=no"]
+        else:
+            argv += ["-netdev", f"dgram,id=net{number},local.type=fd,local.str={sockets.get(nic.device, 'none')}"]
         # romfile=: no PXE, which would only cost time when a disk doesn't start
         argv += ["-device", f"virtio-net-pci,netdev=net{number},mac={nic.mac},romfile="]
     return argv

@@ -3,7 +3,7 @@
 ```
  proxy0 ── internet ── stranger        internet: router of all, root name servers
               │  └──── user            home: NAT, DHCP
-             home ── lan0 ── lan       lan0, proxy0: bridges with the machines' taps
+             home ── lan0 ── lan       lan0, proxy0: bridges with the machines' cables
 ```
 """
 
@@ -24,19 +24,28 @@ from imagebuilder.tools import Tools
 from imagebuilder.topology import PublicKeys, Role, Topology
 from imagebuilder.vm.addresses import Addresses, Place, addresses
 from imagebuilder.vm.authority import Authority, Issuer, directory_hosts
+from imagebuilder.vm.cables import (
+    FAR_ENDS,
+    cable_orders,
+    devices_of,
+    far_end_orders,
+    find_cable,
+    finish_frames,
+    new_far_ends,
+)
 from imagebuilder.vm.dhcp import Lease, dnsmasq_argv
 from imagebuilder.vm.identity import Identity
 from imagebuilder.vm.links import HomeLine, Link
 from imagebuilder.vm.nameserver import NameServer, make_zone_key, root_addresses
 from imagebuilder.vm.namespace import NETWORKS, bind_over, entered, new_network
-from imagebuilder.vm.qemu import mac_address
+from imagebuilder.vm.qemu import Cable, mac_address
 
-TUN = Path("/dev/net/tun")
 FOLDER = Path("/run/bed")
 """Sockets and small files of the world; /run is the namespace's own."""
 BRIDGES = ("proxy0", "lan0")
 """Where the proxy's and the client's cables end."""
-TAPS = {Role.PROXY: "tap-proxy", Role.CLIENT: "tap-client"}
+CABLE_ENDS = {Role.PROXY: "to-proxy", Role.CLIENT: "to-client"}
+"""The devices by which their networks reach the machines."""
 PUBLIC_TCP = (22, 25, 80, 443, 587, 993)
 """All that the Internet may see of the proxy; WireGuard answers nobody it does not know."""
 STRANGER_DOMAIN = "stranger.example"
@@ -98,6 +107,8 @@ class World:
     links: dict[str, Link] = field(init=False)
     """The cables of the proxy and of the client, by role, and the home's line to the Internet, "line"."""
     line: HomeLine = field(init=False)
+    cable: Cable = field(init=False)
+    """What the machines are connected by; known once the world is there."""
     places: Addresses = field(init=False)
     internet: Host = field(init=False)
     stranger: Host = field(init=False)
@@ -122,7 +133,7 @@ class World:
         )
         self.links = {
             "line": self.line,
-            **{str(role): Link(self.tools, self.network_of(role), tap) for role, tap in TAPS.items()},
+            **{str(role): Link(self.tools, self.network_of(role), device) for role, device in CABLE_ENDS.items()},
         }
         self.dns = NameServer(
             self.tools,
@@ -132,14 +143,16 @@ class World:
         )
 
     def __enter__(self) -> "World":
-        _require_tun()
+        self.cable = find_cable()
         FOLDER.mkdir(parents=True, exist_ok=True)
         for host in self.hosts:
             new_network(host.name)
+        new_far_ends()
         self._internet()
         self._leaf(self.stranger, self.places.stranger)
         self._leaf(self.user, self.places.user)
         self._home()
+        self._plug_in()
         self._resolver()
         key = self.identity.once("zone-key", lambda folder: make_zone_key(self.tools, folder))
         self.dns.start(self.records, keys=key)
@@ -180,7 +193,7 @@ class World:
         return tuple(mac_address(bridge) for bridge in BRIDGES)
 
     def network_of(self, role: Role) -> str:
-        """Return the network that the tap of the machine *role* is in."""
+        """Return the network that the cable of the machine *role* leads to."""
         return "internet" if role is Role.PROXY else "home"
 
     def mend(self) -> None:
@@ -199,7 +212,7 @@ class World:
 
     def _internet(self) -> None:
         proxy = self.topology.proxy
-        lines = ["link set lo up", *_bridge("proxy0", TAPS[Role.PROXY])]
+        lines = ["link set lo up", *_bridge("proxy0", self.cable, CABLE_ENDS[Role.PROXY])]
         lines += [f"address add {address}/{_bits(address)} dev lo" for address in root_addresses()]
         lines += [
             f"address add {address}/{_bits(address)} dev lo" for address in (self.internet.ipv4, self.internet.ipv6)
@@ -228,7 +241,7 @@ class World:
         line, lan = self.places.home, self.places.lan
         self._leaf(self.home, Place(line.ipv4, line.ipv4_gateway))
         lines = [
-            *_bridge("lan0", TAPS[Role.CLIENT]),
+            *_bridge("lan0", self.cable, CABLE_ENDS[Role.CLIENT]),
             f"link add to-lan type veth peer name eth0 netns {NETWORKS / 'lan'}",
         ]
         lines += ["link set to-lan master lan0", "link set to-lan up"]
@@ -237,6 +250,13 @@ class World:
         self._leaf(self.lan, lan)
         _forward("home")
         self.firewall(self.home, NAT_RULES)
+
+    def _plug_in(self) -> None:
+        """Make raw sockets at the far ends of the cables work; taps need nothing more."""
+        if self.cable is Cable.PACKET:
+            self._ip(FAR_ENDS, far_end_orders(tuple(CABLE_ENDS.values())))
+            for role, device in CABLE_ENDS.items():
+                finish_frames(self.network_of(role), device)
 
     def _dhcp(self) -> None:
         client, proxy = self.places.client, self.topology.proxy
@@ -277,7 +297,7 @@ class World:
             bind_over(FOLDER / "nsswitch.conf", switch)
 
     def _ip(self, network: str, lines: Sequence[str]) -> None:
-        argv = self.tools.argv(["ip", "-batch", "-"], network=True, read=[NETWORKS], devices=[TUN.parent])
+        argv = self.tools.argv(["ip", "-batch", "-"], network=True, read=[NETWORKS], devices=devices_of([self.cable]))
         with entered(network):
             run(argv, stdin="\n".join(lines).encode() + b"\n")
 
@@ -325,13 +345,13 @@ def _bits(address: object) -> int:
     return 128 if ":" in str(address) else 32
 
 
-def _bridge(name: str, tap: str) -> list[str]:
+def _bridge(name: str, cable: Cable, end: str) -> list[str]:
     return [
         # Machines that go on from an earlier run remember their router by its hardware address.
         f"link add {name} address {mac_address(name)} type bridge forward_delay 0",
-        f"tuntap add dev {tap} mode tap vnet_hdr",
-        f"link set {tap} master {name}",
-        f"link set {tap} up",
+        *cable_orders(cable, end),
+        f"link set {end} master {name}",
+        f"link set {end} up",
         f"link set {name} up",
     ]
 
@@ -350,14 +370,3 @@ def _forward(network: str) -> None:
     with entered(network):
         for knob in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
             Path("/proc/sys/net", knob).write_text("1")
-
-
-def _require_tun() -> None:
-    try:
-        with TUN.open("r+b", buffering=0):
-            return
-    except OSError as error:
-        raise ImagebuilderError(
-            f"{TUN} can't be opened ({error.strerror}), and the machines' network needs it",
-            hint=f"run as root, or: sudo chmod 0666 {TUN}",
-        ) from error

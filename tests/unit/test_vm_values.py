@@ -20,6 +20,7 @@ from imagebuilder.vm.pair import trust_credentials
 from imagebuilder.vm.qemu import (
     SMBIOS_BYTES_MAX,
     Acceleration,
+    Cable,
     Firmware,
     Hardware,
     Memory,
@@ -83,6 +84,13 @@ def test_each_cable_ends_in_its_tap() -> None:
     wired = argv(replace(HARDWARE, nics=(Nic("tap-a", "52:54:00:00:00:01"), Nic("tap-b", "52:54:00:00:00:02"))))
 
     assert [netdev.split(",")[2] for netdev in after(wired, "-netdev")] == ["ifname=tap-a", "ifname=tap-b"]
+
+
+def test_a_cable_that_is_a_socket_is_named_by_the_open_file() -> None:
+    hardware = replace(HARDWARE, nics=(Nic("to-a", "52:54:00:00:00:01", Cable.PACKET),))
+    wired = qemu_argv(hardware, console=Path("/c"), journal=Path("/j"), sockets={"to-a": 7})
+
+    assert after(wired, "-netdev") == ["dgram,id=net0,local.type=fd,local.str=7"]
 
 
 def test_credentials_travel_whole() -> None:

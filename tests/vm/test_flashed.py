@@ -69,7 +69,7 @@ def test_a_flashed_client_starts_without_a_failed_unit_from(bus: Bus, firmware: 
                 reports=bed.reports,
                 network=bed.world.network_of(Role.CLIENT),
                 patience=bed.accelerator.patience,
-                write=[bed.disks, Path("/dev/net")],
+                write=[bed.disks],
                 devices=bed.accelerator.devices,
             )
             try:

@@ -11,7 +11,7 @@ from imagebuilder.vm.chassis import Chassis
 from imagebuilder.vm.disks import overlay, raw
 from imagebuilder.vm.namespace import inside
 from imagebuilder.vm.qemu import Acceleration, Firmware, Hardware, Nic
-from imagebuilder.vm.world import TAPS, World
+from imagebuilder.vm.world import CABLE_ENDS, World
 from tests.vm.test_resume import SPELLER
 
 pytestmark = pytest.mark.vm
@@ -27,12 +27,12 @@ def test_packets_are_kept_beside_a_capture_that_was_asked_for(new_world: Callabl
             image, disk = folder / "image", folder / "disk"
             image.write_bytes((SPELLER.ljust(510, b"\0") + b"\x55\xaa").ljust(1 << 20, b"\0"))
             overlay(world.tools, raw(image), disk)
-            nics = (Nic(TAPS[Role.PROXY], "52:54:00:00:00:01"),)
+            nics = (Nic(CABLE_ENDS[Role.PROXY], "52:54:00:00:00:01"),)
             hardware = Hardware(
                 "speller", folder, 64, Acceleration.TCG, disk, firmware=Firmware.BIOS, nics=nics, cpus=1
             )
             place = world.network_of(Role.PROXY)
-            machine = Chassis(hardware, world.tools, reports=folder, network=place, write=[Path("/dev/net")])
+            machine = Chassis(hardware, world.tools, reports=folder, network=place)
             machine.start()
             try:
                 machine.keep_packets(folder / "evidence.pcap")
