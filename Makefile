@@ -51,6 +51,7 @@ lint: $(VENV)/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/actionlint -shellcheck= -pyflakes= .github/workflows/*.yml
 
 # Write the trees that tests/golden compares with, and the list of behaviours; the difference is for review.
 golden: $(VENV)/ready
