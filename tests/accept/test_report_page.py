@@ -165,6 +165,33 @@ def test_nothing_stands_out_of_the_page(shown: Any) -> None:  # noqa: ANN401
     assert seen <= wide
 
 
+def test_every_text_stays_within_its_section(shown: Any) -> None:  # noqa: ANN401
+    outside = shown.evaluate(
+        """() => [...document.querySelectorAll('section *')].filter(each => {
+            if (![...each.childNodes].some(node => node.nodeType === 3 && node.data.trim())) return false;
+            if (each.closest('.spoken, title, marker, .scroll')) return false;
+            const frame = each.closest('section').getBoundingClientRect(), own = each.getBoundingClientRect();
+            return own.width && (own.left < frame.left || own.right > frame.right);
+        }).map(each => each.tagName + ': ' + each.textContent.trim())"""
+    )
+
+    assert outside == []
+
+
+def test_a_run_that_ended_before_it_saw_anything_has_a_page_too(browser: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    path, complaints = tmp_path / "report.html", []
+    path.write_text(page(record(tests=(), never_ran=("scenarios/test_a.py::test_a",), mail_ready_s=None), [], []))
+    sheet = browser.new_page(viewport={"width": 400, "height": 900})
+    sheet.on("console", lambda message: complaints.append(message.text))
+    sheet.on("pageerror", lambda error: complaints.append(str(error)))
+    sheet.goto(path.as_uri())
+    text = " ".join(sheet.inner_text("body").split())
+    sheet.close()
+
+    assert complaints == []
+    assert "1 test had not run when it was stopped" in text
+
+
 def test_no_text_is_too_small_or_cut_off(shown: Any) -> None:  # noqa: ANN401
     """Text of drawings is measured as it is shown, not as it is declared."""
     small = shown.evaluate(
