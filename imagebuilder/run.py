@@ -1,5 +1,6 @@
 """The one place that runs processes."""
 
+import contextlib
 import os
 import resource
 import shlex
@@ -20,6 +21,9 @@ PASSED_ON = ("HOME", "PATH", "TMPDIR", "USER", "http_proxy", "https_proxy", "no_
 
 UNTIL_WE_END = ("setpriv", "--pdeathsig", "KILL", "--")
 """In front of an argv: when we are killed, so is the child, as nobody else would wait for it."""
+
+KILLED_S = 60.0
+"""Seconds that the kernel may take to end a killed process: one that waits for a disk ends when that answers."""
 
 verbose = False
 """Whether each command is shown on stderr, ready to paste; the command line sets it."""
@@ -76,6 +80,19 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 _running: set[subprocess.Popen[bytes]] = set()
 _stopping = threading.Event()
+
+
+def end(process: subprocess.Popen[bytes], *, politely_s: float = 0) -> None:
+    """End *process*, asked first if it gets *politely_s*, and wait for that; raise ImagebuilderError if it stays."""
+    if politely_s:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(politely_s)
+    process.kill()
+    try:
+        process.wait(KILLED_S)
+    except subprocess.TimeoutExpired as error:
+        raise ImagebuilderError(f"process {process.pid} was killed and does not end") from error
 
 
 class StoppedError(ImagebuilderError):

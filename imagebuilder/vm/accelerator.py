@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.run import environment, run, say
+from imagebuilder.run import end, environment, run, say
 from imagebuilder.tools import Tools
 from imagebuilder.vm.qemu import Acceleration
 from imagebuilder.vm.waiting import Patience
@@ -150,8 +150,7 @@ def _timed(process: subprocess.Popen[bytes], timeout_s: float) -> float | None:
                 if not got:
                     return None
         finally:
-            process.kill()
-            process.wait()
+            end(process)
     return seen[b"B"] - seen[b"A"] if b"A" in seen else None
 
 
@@ -166,4 +165,4 @@ def processor() -> str:
 @functools.cache
 def qemu_version(tools: Tools) -> str:
     """Return what QEMU says of itself, with Debian's version."""
-    return run(tools.argv(["qemu-system-x86_64", "--version"])).text.splitlines()[0]
+    return run(tools.argv(["qemu-system-x86_64", "--version"]), timeout_s=SECTOR_S).text.splitlines()[0]

@@ -26,6 +26,8 @@ from imagebuilder.vm.shares import shares
 from imagebuilder.vm.sightings import Sightings
 
 JUNIT, OUTPUT = "junit.xml", "output.txt"
+JOB_ENDS_S = 60.0
+"""Seconds that a job may take to end when it has told what it saw."""
 TEST_S = 120.0
 """Seconds that a test may take on a machine with its own processor, its share of a boot included."""
 
@@ -193,9 +195,13 @@ def _side_by_side(subject: Subject, orders: Orders, parts: Sequence[tuple[str, .
         process.start()
         ours.close()
         under_way.append((process, answer))
-    seen = [_answer(process.name, answer) for process, answer in under_way]
-    for process, _ in under_way:
-        process.join()
+    try:
+        seen = [_answer(process.name, answer) for process, answer in under_way]
+    finally:  # who has answered is about to end; who has not, as another job failed or the operator stops us, ends now
+        for process, answer in under_way:
+            process.join(JOB_ENDS_S if answer.closed else 0)
+            process.kill()
+            process.join(JOB_ENDS_S)
     _join_junit([folder / JUNIT for folder in folders], subject.folder / JUNIT)
     return together({folder.name: each for folder, each in zip(folders, seen, strict=True)})
 
@@ -220,7 +226,8 @@ def _job(subject: Subject, orders: Orders, only: frozenset[str], answer: Connect
 def _answer(name: str, answer: Connection) -> Seen:
     """Return what the job *name* saw; raise ImagebuilderError when it could not do its part."""
     try:
-        seen = answer.recv()
+        with answer:
+            seen = answer.recv()
     except EOFError as error:
         raise ImagebuilderError(f"{name} ended without a word", hint=f"its {OUTPUT} may tell more") from error
     if not isinstance(seen, Seen):

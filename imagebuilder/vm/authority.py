@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.run import environment
+from imagebuilder.run import end, environment
 from imagebuilder.tools import Tools
 from imagebuilder.vm.namespace import entered
 
@@ -209,8 +209,7 @@ class Authority:
         """End both."""
         self.close()
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            end(self._process)
             self._process = None
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from imagebuilder.errors import ExitStatus, ImagebuilderError
+from imagebuilder.errors import ImagebuilderError
 from imagebuilder.vm.namespace import NETWORKS, entered, new_network
 from imagebuilder.vm.qemu import Cable
 
@@ -33,12 +33,6 @@ SIOCETHTOOL = 0x8946  # linux/sockios.h
 ETHTOOL_STXCSUM, ETHTOOL_STSO = 0x17, 0x1F  # linux/ethtool.h
 
 
-class UnknownCableError(ImagebuilderError):
-    """The operator named a kind of cable that there is none of."""
-
-    status = ExitStatus.WRONG_INPUT
-
-
 def find_cable(wanted: str | None = None) -> Cable:
     """Return the kind of cable that is *wanted* or, left out, the best that can be made here; call it in a namespace.
 
@@ -46,7 +40,7 @@ def find_cable(wanted: str | None = None) -> Cable:
     """
     wanted = os.environ.get(VARIABLE, "") if wanted is None else wanted
     if wanted and wanted not in list(Cable):
-        raise UnknownCableError(f"{VARIABLE} is {wanted!r}", hint=f"one of: {', '.join(Cable)}")
+        raise ImagebuilderError(f"{VARIABLE} is {wanted!r}", hint=f"one of: {', '.join(Cable)}")
     no_tap = _tap_refusal()
     if wanted == Cable.TAP and no_tap:
         raise ImagebuilderError(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.run import environment, say
+from imagebuilder.run import end, environment, say
 from imagebuilder.tools import Tools
 from imagebuilder.vm.agent import Agent, AgentError
 from imagebuilder.vm.cables import devices_of, far_end
@@ -161,8 +161,7 @@ class Chassis:
             self._qmp.close()
             self._qmp = None
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            end(self._process)
             self._process = None
 
     def reset(self) -> None:

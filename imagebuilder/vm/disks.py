@@ -12,6 +12,8 @@ from imagebuilder.tools import Tools
 
 DISK_GIB = 12
 """Size of each machine's disk, as the reference VPS has about that."""
+TOOL_S = 60.0
+"""Seconds that these programs may take."""
 BLOCK_BYTES = 65536
 """What is looked at at once when a file is moved."""
 
@@ -31,7 +33,8 @@ def overlay(tools: Tools, base: Mapping[str, object], path: Path) -> None:
     path.unlink(missing_ok=True)
     # -u: the base is not opened, as what lies below it may not be in sight here
     argv = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", f"json:{json.dumps(base)}"]
-    run(tools.argv([*argv, "-F", str(base["driver"]), str(path), f"{DISK_GIB}G"], write=[path.parent]))
+    argv += ["-F", str(base["driver"]), str(path), f"{DISK_GIB}G"]
+    run(tools.argv(argv, write=[path.parent]), timeout_s=TOOL_S)
 
 
 def move_sparsely(source: Path, target: Path) -> None:
@@ -60,6 +63,6 @@ def provision(tools: Tools, image: Image, files: Mapping[str, bytes], disk: Path
         Path(path).write_bytes(filesystem)
         order = f"write -q -s {path} {image.secrets_offset} {len(filesystem)}"
         argv = ["qemu-io", "-f", "qcow2", "-c", order, str(disk)]
-        run(tools.argv(argv, read=[image.path], write=[disk.parent]), pass_fds=[descriptor])
+        run(tools.argv(argv, read=[image.path], write=[disk.parent]), pass_fds=[descriptor], timeout_s=TOOL_S)
 
     nameless(write)

@@ -6,7 +6,6 @@ the images.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -20,9 +19,12 @@ from imagebuilder.errors import ImagebuilderError
 from imagebuilder.secrets.keys import NOTHING, Secrets, completed, public_keys
 from imagebuilder.secrets.vault import read_secrets, write_private, write_secrets
 from imagebuilder.topology import PublicKeys, Topology
+from imagebuilder.vm.waiting import hold_alone
 
 IDENTITIES_MOST = 16
 """Older ones are removed; one takes some 200 kB."""
+MADE_S = 300.0
+"""Seconds to wait for another run that makes the same thing."""
 MADE_OF = 2
 """Raised when what an identity consists of changes."""
 
@@ -39,7 +41,7 @@ class Identity:
         if not target.is_dir():
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with (self.folder / ".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                hold_alone(lock, f"what another run makes of {name}", within_s=MADE_S)
                 for left in self.folder.glob(f".{name}.*"):
                     shutil.rmtree(left)
                 if not target.is_dir():

@@ -14,6 +14,8 @@ from imagebuilder.tools import Tools
 from imagebuilder.vm.namespace import entered
 
 ETHERNET_MTU = 1500
+TOOL_S = 60.0
+"""Seconds that nft, tc and ip may take."""
 
 
 @dataclass
@@ -101,18 +103,24 @@ class Link:
                     lines.append(f"add rule netdev {table} {hook} {rule.removeprefix('in ')}")
         if not faults:
             lines = lines[:2]
+        self._nft(lines)
+
+    def _nft(self, lines: list[str]) -> None:
+        self._feed(["nft", "-f", "-"], lines)
+
+    def _ip(self, lines: list[str]) -> None:
+        self._sound = False
+        self._feed(["ip", "-batch", "-"], lines)
+
+    def _feed(self, argv: list[str], lines: list[str]) -> None:
+        """Give *lines* to a program on this network."""
         with entered(self.network):
-            run(self.tools.argv(["nft", "-f", "-"], network=True), stdin="\n".join(lines).encode() + b"\n")
+            run(self.tools.argv(argv, network=True), stdin="\n".join(lines).encode() + b"\n", timeout_s=TOOL_S)
 
     def _tc(self, order: list[str], *, missing_ok: bool = False) -> None:
         self._sound = False
         with entered(self.network), contextlib.suppress(*((ProcessError,) if missing_ok else ())):
-            run(self.tools.argv(["tc", "qdisc", *order], network=True))
-
-    def _ip(self, lines: list[str]) -> None:
-        self._sound = False
-        with entered(self.network):
-            run(self.tools.argv(["ip", "-batch", "-"], network=True), stdin="\n".join(lines).encode() + b"\n")
+            run(self.tools.argv(["tc", "qdisc", *order], network=True), timeout_s=TOOL_S)
 
 
 class NoNetemError(ImagebuilderError):
@@ -160,6 +168,4 @@ class HomeLine(Link):
         self._now = new
 
     def _masquerade(self, how: str) -> None:
-        order = f'flush chain ip nat after\nadd rule ip nat after oifname "{self.device}" {how}\n'
-        with entered(self.network):
-            run(self.tools.argv(["nft", "-f", "-"], network=True), stdin=order.encode())
+        self._nft(["flush chain ip nat after", f'add rule ip nat after oifname "{self.device}" {how}'])

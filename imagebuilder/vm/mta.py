@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.run import environment
+from imagebuilder.run import end, environment
 from imagebuilder.tools import Tools
 from imagebuilder.vm.namespace import entered, has_many_users
 from imagebuilder.vm.world import Host
@@ -164,8 +164,7 @@ class MailServer:
     def stop(self) -> None:
         """Switch the server off."""
         if self._process is not None:
-            self._process.terminate()
-            self._process.wait(10)
+            end(self._process, politely_s=10)
             self._process = None
 
     def log(self) -> str:

@@ -13,7 +13,7 @@ import dns.rdatatype
 
 from imagebuilder.dns.records import ROOT_SERVERS, Record
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.run import environment, run
+from imagebuilder.run import end, environment, run
 from imagebuilder.tools import Tools
 from imagebuilder.vm.addresses import FORMER_ROOT_SERVERS
 from imagebuilder.vm.namespace import entered
@@ -75,7 +75,7 @@ def make_zone_key(tools: Tools, folder: Path) -> None:
     configuration = folder / "knot.conf"
     configuration.write_text(knot_configuration(folder, ()))
     order = ["keymgr", "-c", str(configuration), ".", "generate", "algorithm=ecdsap256sha256", "ksk=yes", "zsk=yes"]
-    run(tools.argv(order, write=[folder]))
+    run(tools.argv(order, write=[folder]), timeout_s=READY_S)
     configuration.unlink()
 
 
@@ -101,8 +101,7 @@ class NameServer:
     def stop(self) -> None:
         """Switch the name server off."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            end(self._process)
             self._process = None
 
     def lie(self, false: Iterable[Record]) -> None:

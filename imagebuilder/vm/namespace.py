@@ -51,6 +51,8 @@ class _Failure:
 def inside(work: Callable[[], T]) -> T:
     """Run *work* in a new namespace and return what it returned; everything that it started ends with it.
 
+    When waiting for it is broken off, by whatever exception, it is ended.
+
     Raises ImagebuilderError with its message when *work* raised one, or when there can be no namespace here.
     """
     sys.stdout.flush()
@@ -64,7 +66,7 @@ def inside(work: Callable[[], T]) -> T:
         _first_process(work, result_write, apart_write, mapped_read)
     for end in (result_write, apart_write, mapped_read):
         os.close(end)
-    with os.fdopen(result_read, "rb") as results, _interrupt_passed_on(child):
+    with os.fdopen(result_read, "rb") as results, _interrupt_passed_on(child), _ended_with_us(child):
         said = os.read(apart_read, 256)
         os.close(apart_read)
         if said == b"apart":
@@ -93,6 +95,18 @@ def _returned(content: bytes, status: int) -> Any:  # noqa: ANN401 (whatever the
             raise AssertionError(outcome.message)
         raise ImagebuilderError(outcome.message, hint=outcome.hint)
     return outcome
+
+
+@contextlib.contextmanager
+def _ended_with_us(child: int) -> Iterator[None]:
+    """End *child*, and so its namespace, when an exception keeps us from waiting for it."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        raise
 
 
 @contextlib.contextmanager
@@ -191,7 +205,8 @@ def _map_users(child: int) -> None:
         for program, kind, own in (("newuidmap", "subuid", os.geteuid()), ("newgidmap", "subgid", os.getegid())):
             first, count = _subordinate(kind) or (0, 0)
             with contextlib.suppress(ProcessError):
-                run([program, str(child), "0", str(own), "1", "1", str(first), str(min(count, 65535))])
+                argv = [program, str(child), "0", str(own), "1", "1", str(first), str(min(count, 65535))]
+                run(argv, timeout_s=30)
         if Path(f"/proc/{child}/uid_map").read_text().strip():
             return
     Path(f"/proc/{child}/setgroups").write_text("deny")

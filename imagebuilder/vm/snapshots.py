@@ -20,12 +20,17 @@ from imagebuilder.errors import ImagebuilderError
 from imagebuilder.secrets.vault import write_private
 from imagebuilder.topology import Role
 from imagebuilder.vm.qemu import Memory
+from imagebuilder.vm.waiting import hold_alone
 
 KEPT_MOST = 4
 """Pairs that are kept: by UEFI and by BIOS, of two topologies or two generations."""
 OLD_S = 14 * 86400
 """An older pair boots afresh: certificates and signatures in its memory come to their end."""
 FACTS = "facts.json"
+BOOTING_S = 3600.0
+"""Seconds to wait for another run that boots the same pair; its own deadlines are shorter."""
+LISTING_S = 300.0
+"""Seconds to wait for another run that looks through the kept pairs, or removes some."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class Snapshots:
         with self._alone():
             place = (self.root / f"{key_of(parts)}.booting").open("w")
         with place:
-            fcntl.flock(place, fcntl.LOCK_EX)
+            hold_alone(place, "the end of another run's boot of the same pair", within_s=BOOTING_S)
             yield
 
     @contextlib.contextmanager
@@ -142,7 +147,7 @@ class Snapshots:
         """Wait until no other run adds or removes anything."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self.root / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            hold_alone(lock, "the list of kept pairs", within_s=LISTING_S)
             yield
 
     def _all(self) -> list[Path]:

@@ -1,9 +1,12 @@
 """Waiting for something to become true, saying what is awaited and what was last seen. Touches the clock."""
 
+import fcntl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import IO
 
+from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import say
 
 
@@ -57,3 +60,19 @@ def wait_for(what: str, look: Callable[[], Seen], *, within_s: float, every_s: f
             told = now
             say(f"awaiting {what} for {now - started:.0f} of {within_s:.0f} s; seen: {seen.what}")
         time.sleep(every_s)
+
+
+def hold_alone(file: IO[str], what: str, *, within_s: float) -> None:
+    """Lock *file*, which stands for *what*, for this process alone; raise ImagebuilderError after *within_s*."""
+
+    def look() -> Seen:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return Seen(False, "another run has it")
+        return Seen(True, "nobody else")
+
+    try:
+        wait_for(what, look, within_s=within_s, every_s=0.05)
+    except ExpectationError as error:
+        raise ImagebuilderError(str(error)) from error

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from imagebuilder.dns.records import Record, reverse_records, txt, zone_records
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.run import environment, run
+from imagebuilder.run import end, environment, run
 from imagebuilder.tools import Tools
 from imagebuilder.topology import PublicKeys, Role, Topology
 from imagebuilder.vm.addresses import Addresses, Place, addresses
@@ -35,7 +35,7 @@ from imagebuilder.vm.cables import (
 )
 from imagebuilder.vm.dhcp import Lease, dnsmasq_argv
 from imagebuilder.vm.identity import Identity
-from imagebuilder.vm.links import HomeLine, Link
+from imagebuilder.vm.links import TOOL_S, HomeLine, Link
 from imagebuilder.vm.nameserver import NameServer, make_zone_key, root_addresses
 from imagebuilder.vm.namespace import NETWORKS, bind_over, entered, new_network
 from imagebuilder.vm.qemu import Cable, mac_address
@@ -169,8 +169,7 @@ class World:
         self.authority.stop()
         self.dns.stop()
         for child in self._children:
-            child.kill()
-            child.wait()
+            end(child)
 
     @property
     def hosts(self) -> tuple[Host, ...]:
@@ -206,7 +205,7 @@ class World:
     def firewall(self, host: Host, rules: str) -> None:
         """Apply *rules*, in nft's language, to *host*; for loss, blocking and the like."""
         with host.entered():
-            run(self.tools.argv(["nft", "-f", "-"], network=True), stdin=rules.encode())
+            run(self.tools.argv(["nft", "-f", "-"], network=True), stdin=rules.encode(), timeout_s=TOOL_S)
 
     # --- making it
 
@@ -299,7 +298,7 @@ class World:
     def _ip(self, network: str, lines: Sequence[str]) -> None:
         argv = self.tools.argv(["ip", "-batch", "-"], network=True, read=[NETWORKS], devices=devices_of([self.cable]))
         with entered(network):
-            run(argv, stdin="\n".join(lines).encode() + b"\n")
+            run(argv, stdin="\n".join(lines).encode() + b"\n", timeout_s=TOOL_S)
 
 
 NAT_RULES = """

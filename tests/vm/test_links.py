@@ -49,7 +49,9 @@ def datagrams(world: World, count: int) -> int:
 def seconds_for(world: World, octets: int, sender: Host, receiver: Host) -> float:
     """Return how long *octets* take from one host to the other."""
     with receiver.listen(9) as listener, sender.connect(receiver.ipv4, 9) as out:
+        listener.settimeout(30)
         taken, _ = listener.accept()
+        taken.settimeout(30)
         with taken:
             started = time.monotonic()
             out.sendall(bytes(octets))

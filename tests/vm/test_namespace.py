@@ -2,20 +2,26 @@
 
 import ctypes
 import os
+import select
 import signal
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from imagebuilder.errors import ImagebuilderError
+from imagebuilder.topology import Role
 from imagebuilder.vm.cables import TUN
-from imagebuilder.vm.namespace import entered, inside, new_network
-from imagebuilder.vm.world import World
+from imagebuilder.vm.chassis import Chassis
+from imagebuilder.vm.namespace import die_with_parent, entered, inside, new_network
+from imagebuilder.vm.qemu import Acceleration, Firmware, Hardware, Nic, mac_address
+from imagebuilder.vm.waiting import Seen, wait_for
+from imagebuilder.vm.world import CABLE_ENDS, FOLDER, World
 
 pytestmark = pytest.mark.vm
 
@@ -43,6 +49,7 @@ def run_apart(work: Callable[[int], None]) -> tuple[int, int]:
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
+        die_with_parent()
         os.close(ours)
         status = 1
         try:
@@ -52,6 +59,34 @@ def run_apart(work: Callable[[int], None]) -> tuple[int, int]:
             os._exit(status)
     os.close(theirs)
     return child, ours
+
+
+def told(pipe: int, octets: int = 4096, *, within_s: float = 60) -> bytes:
+    """Return what there is to be read from *pipe*, as soon as there is something."""
+    assert select.select([pipe], [], [], within_s)[0], f"nothing was said within {within_s} s"
+    return os.read(pipe, octets)
+
+
+def status_of(child: int, *, within_s: float = 60) -> int:
+    """Return the status that *child* ends with."""
+    ended = [0, 0]
+
+    def look() -> Seen:
+        ended[:] = os.waitpid(child, os.WNOHANG)
+        return Seen(ended[0] == child, "it runs")
+
+    wait_for(f"the end of process {child}", look, within_s=within_s, every_s=0.02)
+    return ended[1]
+
+
+def gone(user_namespace: int) -> None:
+    """Return when no process lives in *user_namespace*."""
+    wait_for(
+        "the end of the namespace",
+        lambda: Seen(not (left := processes_of(user_namespace)), f"{left}"),
+        within_s=10,
+        every_s=0.05,
+    )
 
 
 def as_nobody(ask: Callable[[], str]) -> str:
@@ -67,9 +102,8 @@ def as_nobody(ask: Callable[[], str]) -> str:
         os.write(pipe, ask().encode())
 
     child, pipe = run_apart(work)
-    status = os.waitpid(child, 0)[1]
-    assert status == 0
-    return os.read(pipe, 4096).decode()
+    assert status_of(child) == 0
+    return told(pipe).decode()
 
 
 def test_what_work_returns_or_raises_comes_back() -> None:
@@ -103,7 +137,7 @@ def test_each_thread_can_be_on_another_host() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            thread.join(30)
         return [*seen, str(Path("/proc/thread-self/ns/net").readlink())]
 
     assert len(set(inside(work))) == 3
@@ -114,24 +148,60 @@ def test_after_a_kill_no_process_mount_or_link_is_left(new_world: Callable[[], W
 
     def work(pipe: int) -> None:
         def stay() -> None:
-            with new_world():
+            with new_world() as world, running_machine(world):
                 os.write(pipe, str(Path("/proc/self/ns/user").stat().st_ino).encode())
                 time.sleep(600)
 
         inside(stay)
 
     child, pipe = run_apart(work)
-    user_namespace = int(os.read(pipe, 32))
-    assert len(processes_of(user_namespace)) > 3  # the world's name server and DHCP server among them
+    user_namespace = int(told(pipe))
+    names = {Path(f"/proc/{process}/comm").read_text().strip() for process in processes_of(user_namespace)}
+    assert {"knotd", "pebble", "dnsmasq", "qemu-system-x86"} <= names
 
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 
-    deadline = time.monotonic() + 10
-    while processes_of(user_namespace) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert processes_of(user_namespace) == []
+    gone(user_namespace)
     assert mounts_and_links() == before
+
+
+@contextmanager
+def running_machine(world: World) -> Iterator[Chassis]:
+    """Yield a machine that is on and connected, and does nothing."""
+    folder = FOLDER / "idle"
+    folder.mkdir()
+    nics = (Nic(CABLE_ENDS[Role.PROXY], mac_address(Role.PROXY), world.cable),)
+    hardware = Hardware("idle", folder, 64, Acceleration.TCG, firmware=Firmware.BIOS, nics=nics, cpus=1)
+    machine = Chassis(hardware, world.tools, reports=folder, network=world.network_of(Role.PROXY))
+    machine.start()
+    try:
+        yield machine
+    finally:
+        machine.kill()
+
+
+def test_a_wait_that_is_broken_off_ends_what_it_waited_for() -> None:
+    def work(pipe: int) -> None:
+        def stay() -> None:
+            os.write(pipe, str(Path("/proc/self/ns/user").stat().st_ino).encode())
+            time.sleep(600)
+
+        def time_is_up(_number: int, _frame: object) -> None:
+            raise TimeoutError
+
+        signal.signal(signal.SIGALRM, time_is_up)
+        signal.setitimer(signal.ITIMER_REAL, 3)
+        with pytest.raises(TimeoutError):
+            inside(stay)
+        os.write(pipe, b"broken off")
+
+    child, pipe = run_apart(work)
+    user_namespace = int(told(pipe))
+
+    assert told(pipe) == b"broken off"
+    gone(user_namespace)
+    assert status_of(child) == 0
 
 
 def test_an_interrupt_ends_the_work_in_good_order() -> None:
@@ -150,12 +220,12 @@ def test_an_interrupt_ends_the_work_in_good_order() -> None:
             os.write(pipe, b"stopped")
 
     child, pipe = run_apart(work)
-    assert os.read(pipe, 4) == b"here"
+    assert told(pipe, 4) == b"here"
 
     os.kill(child, signal.SIGINT)
 
-    assert os.waitpid(child, 0)[1] == 0
-    assert os.read(pipe, 64) == b"tidiedstopped"
+    assert status_of(child) == 0
+    assert told(pipe) == b"tidiedstopped"
 
 
 def test_two_worlds_at_once_do_not_meet(new_world: Callable[[], World]) -> None:
@@ -173,8 +243,8 @@ def test_two_worlds_at_once_do_not_meet(new_world: Callable[[], World]) -> None:
 
     apart = [run_apart(work) for _ in range(2)]
     for child, pipe in apart:
-        assert os.waitpid(child, 0)[1] == 0
-        assert os.read(pipe, 128).startswith(b"up::ffff:198.19.")
+        assert status_of(child) == 0
+        assert told(pipe).startswith(b"up::ffff:198.19.")
 
 
 def test_programs_on_a_host_see_its_network_and_our_files(new_world: Callable[[], World], tmp_path: Path) -> None:
