@@ -230,6 +230,10 @@ class Authority:
         threading.Thread(target=front.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         self._front = front
 
+    def refuse(self, detail: str) -> None:
+        """Answer every question with an error whose *detail* this is; `mend` ends it."""
+        self.refuses = detail
+
     def mend(self) -> None:
         """Answer again, and truthfully."""
         self.refuses = None

@@ -159,6 +159,10 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
         "nat-rebind": Fault("", "let the home's router forget its connections", lambda p, _: p.world.line.rebind()),
         "dns-down": Fault("", "let the name servers answer nobody", lambda p, _: p.world.dns.go_down()),
         "dns-lie": Fault("NAME ADDRESS", "let the name servers lie about a name", _lie),
+        "acme-down": Fault("", "let the certificate authority be closed", lambda p, _: p.world.authority.close()),
+        "acme-error": Fault(
+            "WORD …", "let it answer everything with this error", lambda p, w: p.world.authority.refuse(" ".join(w))
+        ),
         "mend": Fault("", "take back what can be taken back", lambda p, _: mend(p)),
     }
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.run import ProcessError, run
+from imagebuilder.run import ProcessError, end, run
 
 
 def alive(pid: int) -> bool:
@@ -34,6 +34,26 @@ def started(code: str, pid_file: Path) -> tuple["subprocess.Popen[bytes]", int]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return runner, int(pid_file.read_text())
+
+
+def test_a_process_that_does_not_listen_is_ended_all_the_same() -> None:
+    code = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('here', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"here\n"
+
+        end(process, politely_s=0.2)
+
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_process_that_listens_ends_by_itself() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        end(process, politely_s=10)
+
+    assert process.returncode == -signal.SIGTERM
 
 
 def test_a_program_that_is_missing_is_named() -> None:

@@ -29,7 +29,7 @@ from imagebuilder.vm.qemu import (
     qemu_argv,
     smbios_arguments,
 )
-from imagebuilder.vm.waiting import ExpectationError, HopelessError, Patience, Seen, wait_for
+from imagebuilder.vm.waiting import ExpectationError, HopelessError, Patience, Seen, hold_alone, wait_for
 
 REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"
 HARDWARE = Hardware("proxy", Path("/s"), 1024, Acceleration.TCG, Path("/d.qcow2"), variables=Path("/v"))
@@ -91,6 +91,15 @@ def test_a_cable_that_is_a_socket_is_named_by_the_open_file() -> None:
     wired = qemu_argv(hardware, console=Path("/c"), journal=Path("/j"), sockets={"to-a": 7})
 
     assert after(wired, "-netdev") == ["dgram,id=net0,local.type=fd,local.str=7"]
+
+
+def test_a_lock_that_another_has_is_awaited_and_then_given_up_in_one_sentence(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as ours, (tmp_path / "lock").open("w") as theirs:
+        hold_alone(theirs, "the lock", within_s=0)
+        with pytest.raises(ImagebuilderError, match="awaited the lock for 0 s; last seen: another run has it"):
+            hold_alone(ours, "the lock", within_s=0.1)
+        theirs.close()
+        hold_alone(ours, "the lock", within_s=0)
 
 
 def test_credentials_travel_whole() -> None:

@@ -132,7 +132,9 @@ def test_the_topologys_authority_answers_everywhere_until_it_is_down(
             world.authority.close()
             with pytest.raises(ConnectionRefusedError):
                 directory(world, world.stranger)
-            world.authority.refuses = "closed today"
+            world.authority.open()
+            world.authority.refuse("closed today")
+            assert directory(world, world.stranger)["detail"] == "closed today"
             world.mend()
             return [*found, directory(world, world.stranger)["newOrder"]]
 

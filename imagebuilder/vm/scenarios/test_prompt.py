@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.vm import terminal
+from imagebuilder.vm.faults import FAULTS
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.pair import Pair
 from imagebuilder.vm.prompt import Prompt
@@ -33,6 +34,35 @@ def test_the_prompt_shows_hosts_runs_lines_sends_mail_and_lets_things_fail(
     assert "'by hand' is in INBOX" in said
     assert any(line.isdecimal() and int(line) > time.time() + 80_000 for line in said.splitlines())
     assert "loss proxy|client|line PERCENT" in said
+
+
+FAULTS_IN_ORDER = (
+    "clock proxy -60", "slow-disk client 1000000", "slow-disk client 0", "freeze proxy", "unfreeze proxy",
+    "failing-disk client read", "failing-disk client",
+    "latency client 50", "unplug line", "plug line", "loss client 5", "bandwidth line 800", "mtu line 1400",
+    "line-address", "nat-rebind", "dns-lie mx.stranger.example 192.0.2.66", "dns-down", "acme-error closed today",
+    "acme-down", "mend", "full-disk client", "power-cut client", "power-on client", "reset proxy", "mend",
+)  # fmt: skip
+
+
+@pytest.mark.complaints("disk error", "file system error")
+def test_every_fault_can_be_typed_and_what_can_be_mended_is(
+    bed: Session, pair: Pair, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert {line.split()[0] for line in FAULTS_IN_ORDER} == set(FAULTS)
+    prompt = Prompt(bed, pair, {})
+    for line in FAULTS_IN_ORDER[: FAULTS_IN_ORDER.index("mend") + 1]:
+        prompt.onecmd(f"fault {line}")
+    prompt.onecmd("client dd if=/dev/vda of=/dev/null bs=4K count=1 iflag=direct skip=700 status=none && echo sound")
+    prompt.onecmd("send after all that")
+    for line in FAULTS_IN_ORDER[FAULTS_IN_ORDER.index("mend") + 1 :]:
+        prompt.onecmd(f"fault {line}")
+    said = capfd.readouterr().out
+
+    assert "error:" not in said
+    assert "sound" in said
+    assert "'after all that' is in INBOX" in said
+    assert all(machine.running for machine in pair.machines.values())
 
 
 def test_packets_and_the_screen_can_be_kept(bed: Session, pair: Pair, capfd: pytest.CaptureFixture[str]) -> None:
