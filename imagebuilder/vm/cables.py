@@ -2,8 +2,9 @@
 
 A tap needs /dev/net/tun, which belongs to root on many machines. A raw socket needs nothing but a network of our own:
 the cable is then a pair of virtual Ethernet devices. One end is in the machine's network, under the name that a tap
-would have, so that all faults of links work on it. The other end is in a network where nothing else is, and QEMU
-reads and writes its frames by a socket that we open there.
+would have, so that all faults of links work on it. The other end is in a network where nothing else is, and a raw
+socket that is opened there reads and writes whole frames. QEMU takes no such socket (net/dgram.c knows Internet and
+Unix ones only), so a small process carries the frames between it and QEMU.
 """
 
 import ctypes
@@ -11,10 +12,14 @@ import fcntl
 import os
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from imagebuilder.errors import ImagebuilderError
+from imagebuilder.run import environment
+from imagebuilder.vm import pump
 from imagebuilder.vm.namespace import NETWORKS, entered, new_network
 from imagebuilder.vm.qemu import Cable
 
@@ -106,6 +111,16 @@ def finish_frames(network: str, device: str) -> None:
             order = ctypes.create_string_buffer(struct.pack("=II", feature, 0))
             request = struct.pack("16sP16x", device.encode(), ctypes.addressof(order))
             fcntl.ioctl(any_socket, SIOCETHTOOL, request)
+
+
+def plug_in(device: str) -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
+    """Return QEMU's end of the cable *device*, and the process that carries its frames while QEMU has it open."""
+    # Not datagrams: of these, the kernel lets ten wait.
+    ours, machines = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, far_end(device) as wire:
+        ends = (wire.fileno(), ours.fileno())
+        argv = [sys.executable, "-I", pump.__file__, *map(str, ends)]
+        return machines, subprocess.Popen(argv, env=environment(), stdin=subprocess.DEVNULL, pass_fds=ends)
 
 
 def far_end(device: str) -> socket.socket:

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import end, environment, say
 from imagebuilder.tools import Tools
 from imagebuilder.vm.agent import Agent, AgentError
-from imagebuilder.vm.cables import devices_of, far_end
+from imagebuilder.vm.cables import devices_of, plug_in
 from imagebuilder.vm.namespace import entered
 from imagebuilder.vm.qemu import Cable, Hardware, Memory, qemu_argv
 from imagebuilder.vm.qmp import Qmp, QmpError
@@ -57,6 +58,8 @@ class Chassis:
         self._write = (hardware.folder, reports, *write)
         self._devices = (*devices, *devices_of([nic.cable for nic in hardware.nics]))
         self._process: subprocess.Popen[bytes] | None = None
+        self._pumps: list[subprocess.Popen[bytes]] = []
+        """What carries the frames of cables that are no taps."""
         self._qmp: Qmp | None = None
         self._agent = Agent(hardware.shell_socket)
         self._started = 0.0
@@ -110,7 +113,7 @@ class Chassis:
         """Start QEMU, which then owns its ends of the cables."""
         with contextlib.ExitStack() as stack:
             sockets = {
-                nic.device: stack.enter_context(far_end(nic.device)).fileno()
+                nic.device: stack.enter_context(self._plugged_in(nic.device)).fileno()
                 for nic in hardware.nics
                 if nic.cable is Cable.PACKET
             }
@@ -123,6 +126,11 @@ class Chassis:
                 command, env=environment(), stdin=subprocess.DEVNULL, stdout=messages, stderr=messages,
                 pass_fds=tuple(sockets.values()),
             )  # fmt: skip
+
+    def _plugged_in(self, device: str) -> socket.socket:
+        end_of_cable, pump = plug_in(device)
+        self._pumps.append(pump)
+        return end_of_cable
 
     @property
     def running(self) -> bool:
@@ -163,6 +171,8 @@ class Chassis:
         if self._process is not None:
             end(self._process)
             self._process = None
+        while self._pumps:
+            end(self._pumps.pop())
 
     def reset(self) -> None:
         """Press the reset button; the next wait is for the new boot."""

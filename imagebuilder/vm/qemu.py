@@ -71,7 +71,7 @@ class Cable(StrEnum):
 
     TAP = "tap"
     PACKET = "packet"
-    """A raw socket, which need not be root's to give."""
+    """A raw socket, which is nobody's to refuse, and a process that carries its frames."""
 
 
 @dataclass(frozen=True)

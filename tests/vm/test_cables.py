@@ -7,6 +7,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import run
 from imagebuilder.topology import Role
-from imagebuilder.vm.cables import VARIABLE, far_end, find_cable
+from imagebuilder.vm.cables import VARIABLE, find_cable, plug_in
 from imagebuilder.vm.namespace import inside
 from imagebuilder.vm.qemu import Cable, mac_address
 from imagebuilder.vm.world import CABLE_ENDS, World
@@ -30,6 +31,15 @@ ETHERNET = 14
 @pytest.fixture(autouse=True)
 def packet_cables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, Cable.PACKET)
+
+
+@contextmanager
+def machines_end(device: str) -> Iterator[socket.socket]:
+    """Yield what QEMU is given of the cable *device*; afterwards nobody may carry its frames any more."""
+    cable, carrier = plug_in(device)
+    with cable:
+        yield cable
+    assert carrier.wait(10) == 0
 
 
 def octets(mac: str) -> bytes:
@@ -61,7 +71,7 @@ def sum_of(content: bytes) -> int:
 
 def test_a_machine_reaches_its_router_and_is_sent_whole_frames(new_world: Callable[[], World]) -> None:
     def work() -> tuple[bytes, bytes]:
-        with new_world() as world, far_end(CABLE_ENDS[Role.PROXY]) as cable:
+        with new_world() as world, machines_end(CABLE_ENDS[Role.PROXY]) as cable:
             own, router = world.topology.proxy.ipv4.ip, world.topology.proxy.ipv4_gateway
             assert router is not None
             cable.send(arp(1, own, router, b"\xff" * 6))
@@ -83,7 +93,7 @@ def test_no_frame_is_larger_than_a_cable_takes(new_world: Callable[[], World]) -
     """What the kernel would leave to a card to cut, by a TCP connection whose other end we play."""
 
     def work() -> int:
-        with new_world() as world, far_end(CABLE_ENDS[Role.PROXY]) as cable:
+        with new_world() as world, machines_end(CABLE_ENDS[Role.PROXY]) as cable:
             own, router = world.topology.proxy.ipv4.ip, world.topology.proxy.ipv4_gateway
             assert router is not None
             mac = octets(mac_address(Role.PROXY)).hex(":")

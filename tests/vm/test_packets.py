@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.topology import Role
+from imagebuilder.vm.cables import VARIABLE
 from imagebuilder.vm.chassis import Chassis
 from imagebuilder.vm.disks import overlay, raw
 from imagebuilder.vm.namespace import inside
-from imagebuilder.vm.qemu import Acceleration, Firmware, Hardware, Nic
+from imagebuilder.vm.qemu import Acceleration, Cable, Firmware, Hardware, Nic
 from imagebuilder.vm.world import CABLE_ENDS, World
 from tests.vm.test_resume import SPELLER
 
@@ -20,14 +21,19 @@ PCAP = b"\xd4\xc3\xb2\xa1"
 """How a capture begins (little endian, microseconds)."""
 
 
-def test_packets_are_kept_beside_a_capture_that_was_asked_for(new_world: Callable[[], World]) -> None:
+@pytest.mark.parametrize("cable", list(Cable))
+def test_packets_are_kept_beside_a_capture_that_was_asked_for(
+    new_world: Callable[[], World], cable: Cable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, cable)
+
     def work() -> tuple[bytes, bytes]:
         with new_world() as world, tempfile.TemporaryDirectory(prefix="bed") as name:
             folder = Path(name)
             image, disk = folder / "image", folder / "disk"
             image.write_bytes((SPELLER.ljust(510, b"\0") + b"\x55\xaa").ljust(1 << 20, b"\0"))
             overlay(world.tools, raw(image), disk)
-            nics = (Nic(CABLE_ENDS[Role.PROXY], "52:54:00:00:00:01"),)
+            nics = (Nic(CABLE_ENDS[Role.PROXY], "52:54:00:00:00:01", world.cable),)
             hardware = Hardware(
                 "speller", folder, 64, Acceleration.TCG, disk, firmware=Firmware.BIOS, nics=nics, cpus=1
             )
