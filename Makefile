@@ -11,8 +11,9 @@ NIGHTLY := $(WORK)/nightly/topology.toml
 # What the host needs; everything else is locked and extracted.
 HOST_PACKAGES := apt dpkg debian-archive-keyring python3-venv uidmap util-linux
 
-# What the tests need beside: a browser, which looks at the report, and the programs of the README's examples.
-TEST_PACKAGES := chromium-headless-shell fonts-dejavu-core nmap sslscan swaks
+# What the tests need beside: a browser, which looks at the report, the programs of the README's examples, and the ssh
+# that uploads go through.
+TEST_PACKAGES := chromium-headless-shell fonts-dejavu-core nmap openssh-client sslscan swaks
 
 .PHONY: example test nightly fast lint golden host bench verify clean
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,9 +141,7 @@ def run(
     if verbose:
         say(shlex.join(argv))
     surroundings = environment(env)
-    for needed in (UNTIL_WE_END[0], argv[0]):
-        if shutil.which(needed, path=surroundings.get("PATH")) is None:
-            raise ImagebuilderError(f"there is no program {needed!r} on this machine", hint=hint)
+    _there(argv, surroundings, hint)
     process = subprocess.Popen(
         [*UNTIL_WE_END, *argv], env=surroundings, cwd=cwd, umask=umask,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=pass_fds,
@@ -154,6 +152,36 @@ def run(
         out = stdout.decode(errors="replace")
         raise ProcessError([name] if name else argv, process.returncode, said, stdout=out, hint=hint)
     return Result(stdout, stderr)
+
+
+@contextlib.contextmanager
+def started(
+    argv: Sequence[str], *, env: Mapping[str, str] | None = None, hint: str | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start *argv*, for a dialogue over its three pipes, and yield it; it ends with the block, at the latest."""
+    if verbose:
+        say(shlex.join(argv))
+    surroundings = environment(env)
+    _there(argv, surroundings, hint)
+    process = subprocess.Popen(
+        [*UNTIL_WE_END, *argv], env=surroundings,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdin:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+
+
+def _there(argv: Sequence[str], surroundings: Mapping[str, str], hint: str | None) -> None:
+    """Raise ImagebuilderError when there is no such program."""
+    for needed in (UNTIL_WE_END[0], argv[0]):
+        if shutil.which(needed, path=surroundings.get("PATH")) is None:
+            raise ImagebuilderError(f"there is no program {needed!r} on this machine", hint=hint)
 
 
 def _ended(

@@ -1,7 +1,7 @@
 """The disks of this machine: what they are, what is on them, and which must not be overwritten. Runs lsblk."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,13 +132,18 @@ def _disks(node: Mapping[str, Any], parent: Path | None) -> Iterator[Disk]:
         sector_bytes=int(node["log-sec"]),
         read_only=bool(node["ro"]),
         contents=tuple(told for one in (node, *children) if (told := _told(one))),
-        mounted=tuple(dict.fromkeys(place for one in (node, *below) for place in one["mountpoints"] or () if place)),
+        mounted=tuple(dict.fromkeys(place for one in (node, *below) for place in _mounted(one) if place)),
         used_by=tuple(dict.fromkeys(one["path"] for one in below if one["type"] != "part")),
         part_of=parent if node["type"] == "part" else None,
     )
     for child in children:
         if child["type"] == "part":
             yield from _disks(child, path)
+
+
+def _mounted(node: Mapping[str, Any]) -> Sequence[str]:
+    """Return where *node* is mounted; an lsblk before util-linux 2.37 tells of one place only."""
+    return node["mountpoints"] or () if "mountpoints" in node else [node["mountpoint"] or ""]
 
 
 def _below(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
