@@ -162,6 +162,8 @@ class Room:
     listeners: list[socket.socket] = field(default_factory=list)
     credentials: dict[str, bytes] = field(default_factory=dict)
     """Those of the proxy, by name; a unit gets the ones it asks for."""
+    client_credentials: dict[str, bytes] = field(default_factory=dict)
+    """Those of the client."""
 
     # --- making it
 
@@ -297,8 +299,8 @@ class Room:
         variables = unit.words("Environment")
         if state := unit.words("StateDirectory"):
             variables.append(f"STATE_DIRECTORY=/var/lib/{state[0]}")
-        given = {key: self.credentials[key] for key in unit.words("ImportCredential") if key in self.credentials}
-        if given and role is Role.PROXY:
+        known = self.credentials if role is Role.PROXY else self.client_credentials
+        if given := {key: known[key] for key in unit.words("ImportCredential") if key in known}:
             folder = f"run/credentials/{name}"
             self._folder(role, folder, "0500", unit)
             for key, content in given.items():

@@ -65,8 +65,8 @@ class Certified:
         room.ip(
             "client", "link set eth1 up", f"address add {HOME_4}/31 dev eth1", "route add default via 198.51.100.98"
         )
-        names = NameServer(room.parts.tools, ROOM / "dns-internet", "internet", ["127.0.0.1"])
-        names.start(records())
+        self.names = NameServer(room.parts.tools, ROOM / "dns-internet", "internet", ["127.0.0.1"])
+        self.names.start(records())
         self.issuer = Issuer.new()
         self.authority = Authority(
             room.parts.tools, self.issuer, ROOM / "authority", "internet", AUTHORITY_4, DIRECTORY, "127.0.0.1"
