@@ -14,6 +14,7 @@ from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import say
 from imagebuilder.secrets.keys import Secrets, credentials
 from imagebuilder.services.certificate import PRIVATE_ROOT, PUBLIC_ROOTS
+from imagebuilder.services.haraka_out import RELAY_PORT
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
 from imagebuilder.vm import agent
@@ -36,8 +37,6 @@ EMULATED_DEADLINE_S = 1200.0
 """Seconds that a machine without a processor of its own may wait for a device or a service while booting."""
 TUNNEL_S = 10.0
 """Seconds that the tunnel may take to pass the first packets after a pause."""
-IMAP_BEHIND = 10993
-"""Port of the client, inside the tunnel, that answers when all is well."""
 
 
 @dataclass(frozen=True)
@@ -162,15 +161,15 @@ class Pair:
         return time.monotonic() - started
 
     def _wake(self, machine: Machine) -> None:
-        """Set the clock of *machine*, and open the way through the tunnel from its side."""
-        tunnel = self.world.topology.tunnel
-        if machine is self.client:
-            # The home line's router knows nothing of the tunnel any more until something goes out.
-            machine.set_clock(further=f"echo >/dev/udp/{tunnel.proxy_address}/9 || true")
+        """Set the clock of *machine*; from the client open the way through the tunnel, both ways, as a call does it."""
+        if machine is not self.client:
+            machine.set_clock()
             return
+        # The home line's router may know nothing of the tunnel until something goes out: the proxy could not call.
         limit = self._accelerator.patience.seconds(TUNNEL_S)
-        attempt = f"timeout 2 bash -c 'exec 5<>/dev/tcp/{tunnel.client_address}/{IMAP_BEHIND}' 2>/dev/null"
-        machine.set_clock(further=f"SECONDS=0; until {attempt}; do (( SECONDS < {limit:.0f} )) || exit 1; done")
+        attempt = f"( exec 5<>/dev/tcp/{self.world.topology.tunnel.proxy_address}/{RELAY_PORT} ) 2>/dev/null"
+        again = f"(( SECONDS < {limit:.0f} )) || exit 1; sleep 0.1"
+        machine.set_clock(further=f"SECONDS=0; until {attempt}; do {again}; done")
 
     def flip_byte(self, role: Role, offset: int) -> None:
         """Change the byte at *offset* of a running machine's disk, as failing hardware does; the image stays whole."""

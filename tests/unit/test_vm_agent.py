@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.vm.agent import SHELL, TIMED_OUT, Agent, AgentError
+from imagebuilder.vm.agent import SHELL, TIMED_OUT, Agent, AgentError, Completed
 
 
 @pytest.fixture
@@ -74,6 +74,11 @@ def test_a_script_that_takes_too_long_is_killed_with_its_children(agent: Agent, 
     assert time.monotonic() - started < 2.5
     time.sleep(3.5)
     assert not (tmp_path / "late").exists()
+
+
+def test_a_script_that_lets_the_clock_jump_is_answered_as_any_other(agent: Agent) -> None:
+    """The clock of this machine stays; that so long a patience is taken at all is what is seen here."""
+    assert agent.run("echo here; exit 3", timeout_s=10, clock_jumps=True) == Completed(3, b"here\n", b"")
 
 
 def test_the_shell_goes_on_after_a_timeout(agent: Agent) -> None:
