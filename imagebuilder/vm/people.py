@@ -131,6 +131,8 @@ class Person:
     """The one name that mail programs are given; left out: the proxy's."""
     arrived: Callable[[Message], None] | None = None
     """Told of each message that is received."""
+    missing: Callable[[], str] = str
+    """Says what has to be there for mail to come and is not; nothing, when all is."""
 
     def __post_init__(self) -> None:
         self.server = self.server or self.topology.proxy.hostname
@@ -175,6 +177,7 @@ class Person:
         started = time.monotonic()
 
         def look() -> Seen:
+            _hope(subject, self.missing())
             with self.imap() as session:
                 for folder, raw in _messages(session, subject):
                     message = email.message_from_bytes(raw, policy=email.policy.default)
@@ -206,6 +209,8 @@ class Stranger:
     helo: str = f"mx.{STRANGER_DOMAIN}"
     arrived: Callable[[Message], None] | None = None
     """Told of each message that is received."""
+    missing: Callable[[], str] = str
+    """Says what has to be there for mail to go and come and is not; nothing, when all is."""
     judged: Callable[[str, Verdict, str], None] | None = None
     """Told of each message that is judged: its subject, the verdict, and whose it is."""
 
@@ -264,6 +269,7 @@ class Stranger:
 
         def look() -> Seen:
             nonlocal attempts
+            _hope(subject, self.missing())
             attempts += 1
             code, text = 0, b""
             try:
@@ -291,6 +297,8 @@ class Stranger:
         def look() -> Seen:
             arrived = self.server.received()
             found.extend(each for each in arrived if each.subject == subject)
+            if not found:
+                _hope(subject, self.missing())
             return Seen(bool(found), f"{len(arrived)} other messages")
 
         limit = self.patience.seconds(within_s)
@@ -305,6 +313,12 @@ class Stranger:
         if self.judged is not None:
             self.judged(received.subject, verdict, self.helo)
         return verdict
+
+
+def _hope(subject: str, missing: str) -> None:
+    """Raise HopelessError when the message *subject* can't pass, as something is *missing*."""
+    if missing:
+        raise HopelessError(f"{subject!r} can't pass: {missing}")
 
 
 def _bytes(text: bytes | str) -> bytes:

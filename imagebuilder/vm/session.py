@@ -169,10 +169,7 @@ class Session:
         return saved
 
     def _wait_until_mail_flows(self, pair: Pair) -> None:
-        def missing() -> str:
-            return ", ".join(f"{machine.name} is off" for machine in pair.machines.values() if not machine.running)
-
-        wait_until_mail_flows(self.world, self.accelerator.patience, missing)
+        wait_until_mail_flows(self.world, self.accelerator.patience, lambda: machines_off(pair, *Role))
 
     def _boot(self, pair: Pair) -> BootTimes:
         self.boots += 1
@@ -222,6 +219,7 @@ class Session:
             self.world.user,
             self.accelerator.patience,
             arrived=self.seen.arrived,
+            missing=lambda: machines_off(self._pair, *Role),
         )
 
     def persons(self) -> int:
@@ -237,7 +235,15 @@ class Session:
             self.accelerator.patience,
             arrived=self.seen.arrived,
             judged=self.seen.judged,
+            # What the proxy has it sends by itself, and it answers strangers without the client.
+            missing=lambda: machines_off(self._pair, Role.PROXY),
         )
+
+
+def machines_off(pair: Pair | None, *roles: Role) -> str:
+    """Return in words which machines of *pair* are off; nothing when those of *roles* all run."""
+    off = [pair.machines[role] for role in roles if not pair.machines[role].running] if pair else []
+    return ", ".join(f"{machine.name} is off" for machine in off)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from imagebuilder.vm.authority import Issuer
 from imagebuilder.vm.mta import as_received
 from imagebuilder.vm.nameserver import root_addresses, root_zone
 from imagebuilder.vm.pair import trust_credentials
+from imagebuilder.vm.people import Person
 from imagebuilder.vm.qemu import (
     SMBIOS_BYTES_MAX,
     Acceleration,
@@ -30,6 +31,7 @@ from imagebuilder.vm.qemu import (
     smbios_arguments,
 )
 from imagebuilder.vm.waiting import ExpectationError, HopelessError, Patience, Seen, hold_alone, wait_for
+from imagebuilder.vm.world import Host
 
 REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"
 HARDWARE = Hardware("proxy", Path("/s"), 1024, Acceleration.TCG, Path("/d.qcow2"), variables=Path("/v"))
@@ -91,6 +93,14 @@ def test_a_cable_that_is_a_socket_is_named_by_the_open_file() -> None:
     wired = qemu_argv(hardware, console=Path("/c"), journal=Path("/j"), sockets={"to-a": 7})
 
     assert after(wired, "-netdev") == ["dgram,id=net0,local.type=fd,local.str=7"]
+
+
+def test_mail_that_can_not_come_is_not_waited_for(topology: Topology) -> None:
+    user = Host("user", addresses(topology).user.ipv4.ip)
+    person = Person("a@example.org", "", topology, user, Patience(25), missing=lambda: "client is off")
+
+    with pytest.raises(HopelessError, match="'hello' can't pass: client is off"):
+        person.receive("hello")
 
 
 def test_a_lock_that_another_has_is_awaited_and_then_given_up_in_one_sentence(tmp_path: Path) -> None:
