@@ -184,8 +184,8 @@ class Pair:
 
     def kill(self) -> None:
         """Pull the plug of both."""
-        for machine in self.machines.values():
-            machine.kill()
+        with ThreadPoolExecutor(len(self.machines)) as threads:
+            list(threads.map(lambda machine: machine.kill(), self.machines.values()))
 
     def stop(self) -> None:
         """Switch both off in good order."""
