@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from pdb import Pdb
 
@@ -10,7 +11,7 @@ import pytest
 
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import say
-from imagebuilder.topology import Topology
+from imagebuilder.topology import Role, Topology
 from imagebuilder.vm.boot_chart import boot_chart_of
 from imagebuilder.vm.complaints import Consoles
 from imagebuilder.vm.ledger import EVIDENCE, FAULT
@@ -21,7 +22,7 @@ from imagebuilder.vm.people import Person, Stranger
 from imagebuilder.vm.prompt import Prompt
 from imagebuilder.vm.qemu import Acceleration
 from imagebuilder.vm.qmp import QmpError
-from imagebuilder.vm.session import Session
+from imagebuilder.vm.session import Session, machines_off
 from imagebuilder.vm.sightings import Doors
 from imagebuilder.vm.world import World
 
@@ -91,19 +92,23 @@ class Bed:
     @pytest.fixture
     def stranger(self, pair: Pair) -> Stranger:
         """Somebody elsewhere with a mail server of his own."""
-        return self.session.stranger()
+        # What the proxy has it sends by itself, and it answers strangers without the client.
+        return replace(self.session.stranger(), missing=lambda: machines_off(pair, Role.PROXY))
 
     @pytest.fixture
     def alice(self, pair: Pair) -> Person:
         """The owner of the topology's first mailbox, abroad."""
-        return self.session.person(0)
+        return self._person(0, pair)
 
     @pytest.fixture
     def bob(self, pair: Pair) -> Person:
         """The owner of the second mailbox, abroad too."""
         if self.session.persons() < 2:
             pytest.skip("the topology has one mailbox only")
-        return self.session.person(1)
+        return self._person(1, pair)
+
+    def _person(self, number: int, pair: Pair) -> Person:
+        return replace(self.session.person(number), missing=lambda: machines_off(pair, *Role))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(

@@ -219,7 +219,6 @@ class Session:
             self.world.user,
             self.accelerator.patience,
             arrived=self.seen.arrived,
-            missing=lambda: machines_off(self._pair, *Role),
         )
 
     def persons(self) -> int:
@@ -235,15 +234,12 @@ class Session:
             self.accelerator.patience,
             arrived=self.seen.arrived,
             judged=self.seen.judged,
-            # What the proxy has it sends by itself, and it answers strangers without the client.
-            missing=lambda: machines_off(self._pair, Role.PROXY),
         )
 
 
-def machines_off(pair: Pair | None, *roles: Role) -> str:
+def machines_off(pair: Pair, *roles: Role) -> str:
     """Return in words which machines of *pair* are off; nothing when those of *roles* all run."""
-    off = [pair.machines[role] for role in roles if not pair.machines[role].running] if pair else []
-    return ", ".join(f"{machine.name} is off" for machine in off)
+    return ", ".join(f"{role} is off" for role in roles if not pair.machines[role].running)
 
 
 @contextmanager
