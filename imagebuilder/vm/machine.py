@@ -16,6 +16,8 @@ HELLO_S = 25.0
 """Seconds that a machine with its own processor may take from power-on to the root shell."""
 SETTLED_S = 30.0
 """Seconds that it may then take until systemd has nothing left to start."""
+JOBS_S = 5.0
+"""Seconds that what comes after that may take, as a certificate that has just arrived."""
 PIECE = 2**20
 """Bytes that are written to a file in the machine at once."""
 
@@ -193,9 +195,12 @@ class Machine(Chassis):
         time.sleep(1)
         if failed := self.failed_units():
             raise HopelessError(f"{self.name} has failed units:\n{failed}")
-        if jobs := self.succeed("systemctl list-jobs --no-legend --plain").strip():
-            raise HopelessError(f"{self.name} has jobs that don't end:\n{jobs}")
+        self._wait("the end of jobs that came after the boot, as of a certificate", self._no_jobs, JOBS_S)
         return self.settled_s
+
+    def _no_jobs(self) -> Seen:
+        jobs = self.succeed("systemctl list-jobs --no-legend --plain").strip()
+        return Seen(not jobs, jobs)
 
     # --- looking
 
