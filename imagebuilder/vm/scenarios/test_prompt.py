@@ -15,6 +15,7 @@ from imagebuilder.vm import terminal
 from imagebuilder.vm.faults import FAULTS
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.pair import Pair
+from imagebuilder.vm.people import Person, Stranger
 from imagebuilder.vm.prompt import Prompt
 from imagebuilder.vm.session import Session
 
@@ -47,21 +48,21 @@ FAULTS_IN_ORDER = (
 
 @pytest.mark.complaints("disk error", "file system error")
 def test_every_fault_can_be_typed_and_what_can_be_mended_is(
-    bed: Session, pair: Pair, capfd: pytest.CaptureFixture[str]
+    bed: Session, pair: Pair, stranger: Stranger, alice: Person, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert {line.split()[0] for line in FAULTS_IN_ORDER} == set(FAULTS)
     prompt = Prompt(bed, pair, {})
     for line in FAULTS_IN_ORDER[: FAULTS_IN_ORDER.index("mend") + 1]:
         prompt.onecmd(f"fault {line}")
     prompt.onecmd("client dd if=/dev/vda of=/dev/null bs=4K count=1 iflag=direct skip=700 status=none && echo sound")
-    prompt.onecmd("send after all that")
+    stranger.send_persistently(alice.address, "after all that", "Sound again.\n")
+    assert alice.receive("after all that").text == "Sound again.\n"
     for line in FAULTS_IN_ORDER[FAULTS_IN_ORDER.index("mend") + 1 :]:
         prompt.onecmd(f"fault {line}")
     said = capfd.readouterr().out
 
     assert "error:" not in said
     assert "sound" in said
-    assert "'after all that' is in INBOX" in said
     assert all(machine.running for machine in pair.machines.values())
 
 
