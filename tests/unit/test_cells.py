@@ -10,7 +10,7 @@ from imagebuilder.topology import Role
 from tests.unit.images import MIB, SIZE, small_image
 
 
-@pytest.mark.parametrize("disk_bytes", [None, SIZE, SIZE + 512, SIZE + MIB // 2, SIZE + 9 * MIB + 512, 100 * SIZE])
+@pytest.mark.parametrize("disk_bytes", [None, SIZE, SIZE + 512, SIZE + MIB // 2, SIZE + 9 * MIB + 512, 3 * SIZE])
 def test_all_cells_together_are_the_disk(tmp_path: Path, disk_bytes: int | None) -> None:
     provisioned = Provisioned(small_image(tmp_path, Role.PROXY), b"SECRET" * 1000, disk_bytes)
     whole, found = bytearray(provisioned.size_bytes), bytearray(provisioned.size_bytes)
