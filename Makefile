@@ -65,6 +65,7 @@ golden: $(VENV)/ready
 bench: $(VENV)/ready host $(EXAMPLE)
 	$(BIN)/python -m tests.bench.build $(EXAMPLE)
 	$(BIN)/python -m tests.bench.mail $(EXAMPLE)
+	$(BIN)/python -m tests.bench.shipping $(EXAMPLE)
 
 # Build the reference topology twice, under circumstances that must not matter; digests to .work/verify/verdict.json.
 verify: $(VENV)/ready host

@@ -24,6 +24,8 @@ COMMANDS = {
     "boot": "boot both images on a virtual network, for a command or a prompt",
     "test": "boot both images and prove that mail is delivered",
     "flash": "write a tested image to a disk of this machine",
+    "upload": "write a tested image to a disk of a rescue system, or to where a provider imports it",
+    "status": "look whether a host runs what was shipped, and does its work",
     "dns": "print the DNS records to publish, or check them",
     "report": "list past runs of the tests, or open the page of one",
     "store": "check what is kept, and share it",

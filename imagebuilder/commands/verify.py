@@ -15,7 +15,8 @@ from imagebuilder.commands.sources import source_arguments, sources_of, the_stor
 from imagebuilder.errors import ExitStatus, ImagebuilderError
 from imagebuilder.run import say
 from imagebuilder.shipping.gate import intact
-from imagebuilder.shipping.residence import differences_on_disk, differences_on_host
+from imagebuilder.shipping.remote import parse_address
+from imagebuilder.shipping.residence import differences_on_disk, differences_on_host, resident
 from imagebuilder.store.folder import Store
 from imagebuilder.topology import Role, load_public_keys
 from imagebuilder.verify.circumstances import Circumstances, circumstances
@@ -79,7 +80,8 @@ def shipped(args: Namespace, roles: tuple[Role, ...]) -> int:
         found = differences_on_disk(image, args.disk)
     else:
         public = load_public_keys(generation.topology.with_suffix(".public.toml"))
-        found = differences_on_host(image, args.host, public.ssh.of(role))
+        with resident(parse_address(args.host), role, public.ssh) as shell:
+            found = differences_on_host(image, shell)
     where = str(args.disk or args.host)
     if args.json:
         told = {"where": where, "role": role, "generation": generation.number, "differences": found}

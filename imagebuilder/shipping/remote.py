@@ -26,7 +26,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -74,6 +74,10 @@ class LostError(RemoteError):
     """The connection is gone, or was not to be had; another try may help."""
 
 
+class HostKeyError(RemoteError):
+    """Somebody else answers than was expected."""
+
+
 class NotThereError(RemoteError):
     """A machine was named that can't be meant."""
 
@@ -98,6 +102,11 @@ class Address:
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.user}@{host}{f':{self.port}' if self.port else ''}"
+
+    def through(self, gate: "Address") -> "Address":
+        """Return the same host as it is reached through *gate*, whose key is checked as well. Pure, as `argv`."""
+        way = [*gate.argv("")[:-3], "-W", "%h:%p", "--", f"{gate.user}@{gate.host}"]
+        return replace(self, options=(*self.options, f"ProxyCommand={shlex.join(way)}"))
 
     def argv(self, command: str) -> list[str]:
         """Return the argv that runs *command* there. Pure, but for whether there is somebody to ask."""
@@ -264,30 +273,38 @@ REASONS = (
         r"REMOTE HOST IDENTIFICATION HAS CHANGED|host key for .* has changed",
         "has another host key than the one known here: it was set up anew, or somebody else answers in its place",
         "compare the fingerprint with the provider's console, then ssh-keygen -R HOST; or --known-hosts FILE",
+        HostKeyError,
     ),
     (
         r"No \S+ host key is known|Host key verification failed",
         "has a host key that is not known here",
         "ssh HOST once, and compare the fingerprint with the provider's console; or --known-hosts FILE",
+        HostKeyError,
     ),
     (
         r"Permission denied|Too many authentication failures|No supported authentication methods",
         "does not let this key in",
         "name the key that the rescue system was given: --identity FILE; ssh -v HOST shows which were offered",
+        RemoteError,
     ),
-    (r"bad permissions|UNPROTECTED PRIVATE KEY", "was not asked, as others can read the key", "chmod 600 the key"),
-    (r"Could not resolve hostname|Name or service not known", "has no address", "check the name"),
+    (
+        r"bad permissions|UNPROTECTED PRIVATE KEY",
+        "was not asked, as others can read the key",
+        "chmod 600 it",
+        RemoteError,
+    ),
+    (r"Could not resolve hostname|Name or service not known", "has no address", "check the name", LostError),
 )
-"""What ssh says, what is then the matter with the host, and what to do."""
+"""What ssh says, what is then the matter with the host, what to do, and what kind of failure it is."""
 UNREACHABLE = r"Connection (refused|timed out|reset|closed)|timed out|No route|unreachable|banner exchange|Broken pipe"
 
 
 def explained(address: Address, complaints: Sequence[str], returncode: int) -> RemoteError:
     """Return what it means that ssh ended with *returncode* after *complaints*. Pure."""
     said = "\n".join(complaints)
-    for pattern, meaning, hint in REASONS:
+    for pattern, meaning, hint, kind in REASONS:
         if re.search(pattern, said, re.IGNORECASE):
-            return RemoteError(f"{address} {meaning}", hint=hint.replace("HOST", address.host))
+            return kind(f"{address} {meaning}", hint=hint.replace("HOST", address.host))
     last = complaints[-1] if complaints else ""
     hint = f"ssh -v {address.user}@{address.host} shows where it ends"
     if re.search(UNREACHABLE, said, re.IGNORECASE):

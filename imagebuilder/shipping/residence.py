@@ -3,25 +3,27 @@
 Reads disks; runs ssh.
 """
 
+import contextlib
 import hashlib
 import os
 import shlex
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from imagebuilder.build.image import Image
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.gpt import HEAD_BYTES, Span, spans
-from imagebuilder.run import ProcessError, run
+from imagebuilder.shipping.remote import Address, HostKeyError, Shell, connected
 from imagebuilder.store.hashing import sha256_of
+from imagebuilder.topology import Role
+from imagebuilder.topology.public import RoleKeys
 
 BOOT_CODE_BYTES = 440
 """Of the first sector, what BIOS starts; a number of the disk's own and the table's first form follow it."""
 PIECE_BYTES = 4 * 2**20
 SECRETS = "secrets"
-SSH_FAILED = 255
-"""ssh's own status when it never came to run anything."""
 SCRIPT = """\
 set -eu
 disk=${1:-/dev/$(lsblk --noheadings --output PKNAME /dev/disk/by-partlabel/secrets)}
@@ -60,32 +62,37 @@ def differences_on_disk(image: Image, disk: Path) -> tuple[str, ...]:
     return tuple(wrong)
 
 
-def differences_on_host(image: Image, host: str, host_key: str) -> tuple[str, ...]:
-    """Return in what the running *host* differs from *image*, as `differences_on_disk`, and whether it runs that root.
+def differences_on_host(image: Image, shell: Shell) -> tuple[str, ...]:
+    """Return in what the running host at the end of *shell* differs from *image*, as `differences_on_disk` does.
 
-    *host* is what ssh takes; it must show *host_key*, the public half that was built in.
+    That it runs from this root is looked at, too.
+    """
+    return judged(image, shell.text(f"sh -c {shlex.quote(SCRIPT)} <<'END'\n{questions(image)}END\n"))
+
+
+@contextlib.contextmanager
+def resident(host: Address, role: Role, keys: RoleKeys[str], gate: Address | None = None) -> Iterator[Shell]:
+    """Yield a shell at *host*, which must show the key of *role* in *keys*; through the proxy at *gate*, if given.
+
+    Raises RemoteError when it can't be had.
     """
     with tempfile.TemporaryDirectory() as folder:
         known = Path(folder) / "known_hosts"
-        known.write_text(f"host {host_key}\n")
-        said = run_there(host, known, questions(image))
-    return judged(image, said)
+        known.write_text("".join(f"{role} {keys.of(role)}\n" for role in Role))
+        host = _known_as(host, role, known)
+        try:
+            with connected(host.through(_known_as(gate, Role.PROXY, known)) if gate else host) as shell:
+                yield shell
+        except HostKeyError:
+            said = (
+                f"{host.host}: its host key is not the one of this generation: another machine, or another generation"
+            )
+            raise HostKeyError(said, hint="imagebuilder generations tells what was shipped where") from None
 
 
-def run_there(host: str, known_hosts: Path, asked: str) -> str:
-    """Return what SCRIPT prints on *host* when it is asked for the pieces in *asked*."""
-    argv = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", f"UserKnownHostsFile={known_hosts}"]
-    argv += ["-o", "StrictHostKeyChecking=yes", "-o", "HostKeyAlias=host", "-o", "GlobalKnownHostsFile=none"]
-    argv += ["--", host if "@" in host else f"root@{host}", f"sh -c {shlex.quote(SCRIPT)}"]
-    try:
-        return run(argv, stdin=asked.encode(), hint="apt install openssh-client").text
-    except ProcessError as error:
-        if error.returncode != SSH_FAILED:
-            raise
-        last = (error.output.strip().splitlines() or ["it said nothing"])[-1]
-        if "verification failed" in last.lower():
-            last = "its host key is not the one of this generation: another machine, or another generation"
-        raise ImagebuilderError(f"{host} can't be asked: {last}", hint="ssh -v shows where it ends") from None
+def _known_as(address: Address, role: Role, known_hosts: Path) -> Address:
+    """Return *address* whose key stands in *known_hosts* under the name of *role*."""
+    return replace(address, known_hosts=known_hosts, options=(*address.options, f"HostKeyAlias={role}"))
 
 
 def questions(image: Image) -> str:

@@ -43,12 +43,18 @@ class Tally:
 
 
 def upload(
-    provisioned: Provisioned, connect: Callable[[], AbstractContextManager[Shell]], disk: Path, *, who: str
+    provisioned: Provisioned,
+    connect: Callable[[], AbstractContextManager[Shell]],
+    disk: Path,
+    *,
+    who: str,
+    then: Callable[[Shell], None] | None = None,
 ) -> Tally:
     """Write *provisioned* to *disk* of the machine that *connect* gives a shell at, and return what was done.
 
     *who* names this uploader, in one word: what it left running over there, when the network went away, is ended; that
-    of another is respected. A lost connection is made again, a few times, and goes on where it was.
+    of another is respected. A lost connection is made again, a few times, and goes on where it was. *then* is what
+    comes last over there, as a new start.
     """
     tally, fruitless = Tally(), 0
     job = _Job(provisioned, tuple(cell.place for cell in cells(provisioned)), tally)
@@ -58,6 +64,8 @@ def upload(
             with connect() as shell:
                 tally.connections += 1
                 job.attempt(FarDisk(shell, disk, who))
+                if then:
+                    then(shell)
                 return tally
         except LostError as error:
             fruitless = 0 if tally.written_bytes > before else fruitless + 1

@@ -31,6 +31,8 @@ import sys
 from pathlib import Path
 from imagebuilder import run
 from imagebuilder.shipping.flash import flash
+from imagebuilder.shipping.formats import Format, shaped
+from imagebuilder.shipping.objects import put
 from imagebuilder.shipping.provision import Provisioned, secrets_filesystem
 from imagebuilder.secrets.keys import credentials
 from imagebuilder.tools import Tools
@@ -48,7 +50,10 @@ for role in Role:
     overlay(tools, raw(image.path), folder / f"{role}.qcow2")
     provision(tools, image, given, folder / f"{role}.qcow2")
     (folder / f"{role}.flashed").write_bytes(bytes(image.size_bytes))
-    flash(Provisioned(image, secrets_filesystem(tools, given, limit_bytes=2**20)), folder / f"{role}.flashed")
+    provisioned = Provisioned(image, secrets_filesystem(tools, given, limit_bytes=2**20))
+    flash(provisioned, folder / f"{role}.flashed")
+    with shaped(provisioned, Format.VHD, tools) as made:
+        put(made, (folder / f"{role}.vhd").as_uri())
 """
 
 
@@ -132,7 +137,7 @@ def test_provisioning_shows_no_secret_anywhere_but_in_its_partition(tools: Tools
         assert f"ssh/{role}" in seen_in(content[SECRETS:], birds)
         assert seen_in(content[:SECRETS], birds) == set()
     kept = {file.name for file in (tmp_path / "work").iterdir()}
-    assert kept == {f"{role}.{kind}" for role in ("proxy", "client") for kind in ("raw", "qcow2", "flashed")}
+    assert kept == {f"{role}.{kind}" for role in ("proxy", "client") for kind in ("raw", "qcow2", "flashed", "vhd")}
     assert seen_in((tmp_path / "work/proxy.flashed").read_bytes(), birds) <= {"wireguard/proxy", "ssh/proxy", "tls"}
 
 

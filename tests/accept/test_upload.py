@@ -1,8 +1,10 @@
 """A disk of a rescue system is written over ssh: what is on it afterwards, and what is said of every way to fail."""
 
+import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,18 +12,24 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.build.image import Image
+from imagebuilder.cli import main
 from imagebuilder.errors import ImagebuilderError
+from imagebuilder.generations import Generation
+from imagebuilder.init import init
 from imagebuilder.shipping.cells import Cell, Place
 from imagebuilder.shipping.disks import named, refusal
 from imagebuilder.shipping.far_disk import FarDisk, far_disks
 from imagebuilder.shipping.provision import MARGIN_BYTES, Provisioned
 from imagebuilder.shipping.remote import Address, RemoteError, connected
 from imagebuilder.shipping.transfer import Tally, upload
+from imagebuilder.store.folder import Store
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
 from tests.accept.rescue_room import Rescue, Road, free_port, loop, rescue
-from tests.unit.images import MIB, SIZE, small_image
+from tests.accept.test_canaries import watched
+from tests.unit.images import MIB, SECRETS, SIZE, small_image
 from tests.unit.keys import ssh_pair
+from tests.unit.shipping import attest, generation
 
 pytestmark = [
     pytest.mark.accept,
@@ -72,9 +80,11 @@ def assert_whole(provisioned: Provisioned, disk: Path) -> None:
 
 
 def test_a_used_disk_becomes_the_image_with_the_secrets(host: Rescue, provisioned: Provisioned, disk: Path) -> None:
-    done = brought(provisioned, host.address, disk)
+    with watched({"secret": SECRET[:12]}) as seen:
+        done = brought(provisioned, host.address, disk)
 
     assert_whole(provisioned, disk)
+    assert seen == set()  # in no argument and no environment, here or there
     assert (done.connections, done.kept_bytes) == (1, 0)
     assert done.sent_bytes < provisioned.data_bytes()
     listed = subprocess.run(["partx", "-g", "-o", "NAME", "-s", disk], check=True, capture_output=True, text=True)
@@ -311,3 +321,107 @@ def test_what_scripts_print_and_how_they_end_comes_back(host: Rescue) -> None:
         assert list(shell.lines("for i in 1 2 3; do echo $i; done")) == ["1", "2", "3"]
         with pytest.raises(RemoteError, match="ended with status 7"):
             shell.text("exit 7")
+
+
+# --- the command
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generation:
+    """A generation of two small images, with their secrets beside it."""
+    monkeypatch.setenv("IMAGEBUILDER_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr("imagebuilder.commands.upload.needed_bytes", lambda image: image.size_bytes)
+    # What makes the file system is a program of the tools, which this store has none of.
+    monkeypatch.setattr("imagebuilder.commands.cargo.secrets_filesystem", lambda *_, **__: b"SECRETS")
+    return generation(tmp_path)
+
+
+def upload_command(host: Rescue, disk: Path, tmp_path: Path, *more: str) -> list[str]:
+    known, site = host.known_hosts(host.port), tmp_path / "topology.toml"
+    argv = ["upload", "proxy", f"ssh://root@127.0.0.1:{host.port}", "--device", str(disk), "--no-wait", *more]
+    return [*argv, "--identity", str(host.folder / "id"), "--known-hosts", str(known), "-t", str(site)]
+
+
+def test_the_command_writes_starts_the_machine_anew_and_notes_where_it_went(
+    host: Rescue, disk: Path, made: Generation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attest(Store(tmp_path / "store"), made)
+    host.inside("sh", "-c", "printf '#!/bin/sh\necho started >/run/anew\n' >/usr/local/sbin/reboot")
+    host.inside("chmod", "+x", "/usr/local/sbin/reboot")
+
+    assert main(upload_command(host, disk, tmp_path, "--yes", "--json")) == 0
+
+    told = json.loads(capsys.readouterr().out)
+    assert (told["device"], told["tested"], told["connections"]) == (str(disk), True, 1)
+    assert disk.read_bytes()[SECRETS : SECRETS + 8] == b"SECRETS\0"
+    (shipment,) = made.shipped()
+    assert str(disk) in shipment["where"]
+    assert f"at root@127.0.0.1:{host.port}" in shipment["where"]
+    assert waited_for(lambda: "started" in host.inside("sh", "-c", "cat /run/anew || true"))
+
+
+def waited_for(true: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 30
+    while not (there := true()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return there
+
+
+@pytest.mark.parametrize("typed", ["", "y", "sda"])
+def test_nothing_is_written_unless_the_disks_name_is_typed(
+    host: Rescue, disk: Path, made: Generation, tmp_path: Path, typed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attest(Store(tmp_path / "store"), made)
+    before = disk.read_bytes()
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin.readline", lambda: f"{typed}\n")
+
+    assert main(upload_command(host, disk, tmp_path, "--no-reboot")) == 1
+    assert disk.read_bytes() == before
+
+    monkeypatch.setattr("sys.stdin.readline", lambda: f"{disk.name}\n")
+    assert main(upload_command(host, disk, tmp_path, "--no-reboot")) == 0
+
+
+def test_what_must_not_leave_reaches_no_host(
+    host: Rescue, disk: Path, made: Generation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = disk.read_bytes()
+
+    def refused_because(reason: str, status: int) -> None:
+        with Road(host.port) as road:
+            argv = [word.replace(str(host.port), str(road.port)) for word in upload_command(host, disk, tmp_path)]
+            assert main([*argv, "--yes"]) == status
+            assert road.connections == 0
+        assert reason in capsys.readouterr().err
+
+    refused_because("generation 1 has not passed its test", 1)
+    attest(Store(tmp_path / "store"), made)
+    image = made.record.images[Role.PROXY].path
+    content = image.read_bytes()
+    image.write_bytes(content[:-1] + b"?")
+    refused_because("has changed since it was built", 1)
+    image.write_bytes(content)
+    secrets = tmp_path / "topology.secrets.toml"
+    secrets.unlink()
+    refused_because("there are no secrets at", 1)
+    init(tmp_path / "topology.toml", plain=True)
+    refused_because("the secrets don't belong to generation 1", 2)
+    assert disk.read_bytes() == before
+
+
+def test_a_disk_that_is_not_there_in_use_or_too_small_is_refused(
+    host: Rescue,
+    disk: Path,
+    made: Generation,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    attest(Store(tmp_path / "store"), made)
+
+    assert main(upload_command(host, Path("/dev/nothing"), tmp_path, "--yes")) == 2
+    assert "127.0.0.1 has no /dev/nothing" in capsys.readouterr().err
+    monkeypatch.setattr("imagebuilder.commands.upload.needed_bytes", lambda _: 2 * LARGE)
+    assert main(upload_command(host, disk, tmp_path, "--yes")) == 2
+    assert f"it holds {LARGE:,} bytes, the system needs" in capsys.readouterr().err

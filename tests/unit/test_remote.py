@@ -2,7 +2,15 @@
 
 import pytest
 
-from imagebuilder.shipping.remote import Address, LostError, NotThereError, RemoteError, explained, parse_address
+from imagebuilder.shipping.remote import (
+    Address,
+    HostKeyError,
+    LostError,
+    NotThereError,
+    RemoteError,
+    explained,
+    parse_address,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,11 +51,11 @@ def test_strictness_and_deadlines_are_always_asked_for() -> None:
     ("said", "kind", "meaning"),
     [
         ("root@h: Permission denied (publickey).", RemoteError, "does not let this key in"),
-        ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.", RemoteError,
+        ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.", HostKeyError,
          "has another host key"),
         ("No ED25519 host key is known for h and you have requested strict checking.\nHost key verification failed.",
-         RemoteError, "has a host key that is not known here"),
-        ("ssh: Could not resolve hostname h: Name or service not known", RemoteError, "has no address"),
+         HostKeyError, "has a host key that is not known here"),
+        ("ssh: Could not resolve hostname h: Name or service not known", LostError, "has no address"),
         ("ssh: connect to host h port 22: Connection refused", LostError, "can't be reached: connect to host h"),
         ("kex_exchange_identification: Connection closed by remote host", LostError, "can't be reached"),
         ("", LostError, "was lost"),

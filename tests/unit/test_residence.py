@@ -11,8 +11,10 @@ from imagebuilder.cli import main
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.shipping.flash import flash
 from imagebuilder.shipping.provision import Provisioned
-from imagebuilder.shipping.residence import SCRIPT, differences_on_disk, differences_on_host, judged, questions
+from imagebuilder.shipping.remote import Address
+from imagebuilder.shipping.residence import SCRIPT, differences_on_disk, judged, questions, resident
 from imagebuilder.topology import Role
+from imagebuilder.topology.public import RoleKeys
 from tests.unit.images import MIB, SECRETS, SIZE, small_image
 from tests.unit.shipping import generation
 
@@ -92,9 +94,13 @@ def test_a_disk_with_another_table_is_told_partition_by_partition(image: Image, 
         differences_on_disk(image, tmp_path / "nothing")
 
 
-def test_a_host_that_is_not_there_is_one_sentence(image: Image) -> None:
-    with pytest.raises(ImagebuilderError, match=r"127\.0\.0\.1 can't be asked|there is no program 'ssh'"):
-        differences_on_host(image, "nobody@127.0.0.1", "ssh-ed25519 AAAA")
+def test_a_host_that_is_not_there_is_one_sentence() -> None:
+    keys = RoleKeys[str](proxy="ssh-ed25519 AAAA", client="ssh-ed25519 AAAA")
+    with (
+        pytest.raises(ImagebuilderError, match=r"127\.0\.0\.1:1 can't be reached|there is no program 'ssh'"),
+        resident(Address("127.0.0.1", "nobody", 1), Role.PROXY, keys),
+    ):
+        pass
 
 
 def test_the_command_tells_generation_and_difference(
