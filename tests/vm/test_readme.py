@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.nightly]
 
 README = Path(__file__).parents[2] / "README.md"
 LINES = re.findall(r"^(imagebuilder boot --from .*)$", README.read_text(), re.MULTILINE)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.nightly]
 
 LIMIT_S = 1500
 """For a boot of the pair, when none is kept, which the other run waits for."""
