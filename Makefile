@@ -21,13 +21,13 @@ example: $(VENV)/ready host $(EXAMPLE)
 	$(BIN)/python -m tests.at_hand $(EXAMPLE)
 	$(BIN)/imagebuilder test -t $(EXAMPLE) -k "reaches_the_inbox or arrives_outside"
 
-# An emulated machine on a busy host may miss a deadline: a failed scenario gets a second try, and is told as flaky.
+# A busy host may miss a deadline: what failed gets a second try, and is told as rerun or flaky.
 test: HOST_PACKAGES += $(TEST_PACKAGES)
 test: $(VENV)/ready host lint $(EXAMPLE)
 	$(BIN)/python -m tests.at_hand $(EXAMPLE)
 	$(BIN)/imagebuilder build -t $(EXAMPLE)
-	$(BIN)/pytest -q -m "not vm" --topology $(EXAMPLE) tests
-	$(BIN)/pytest -q -m "vm and not nightly" --topology $(EXAMPLE) tests/vm
+	$(BIN)/pytest -q --reruns 1 -m "not vm" --topology $(EXAMPLE) tests
+	$(BIN)/pytest -q --reruns 1 -m "vm and not nightly" --topology $(EXAMPLE) tests/vm
 	$(BIN)/imagebuilder test --reruns 1 -t $(EXAMPLE)
 
 # What the night does: the reference topology with a lock made afresh, built, built again and compared, tested.
@@ -40,7 +40,7 @@ nightly: $(VENV)/ready host
 	$(BIN)/imagebuilder build -t $(NIGHTLY)
 	$(BIN)/imagebuilder verify -t $(NIGHTLY)
 	$(BIN)/imagebuilder test --reruns 1 -t $(NIGHTLY)
-	$(BIN)/pytest -q -m nightly --topology $(NIGHTLY) tests
+	$(BIN)/pytest -q --reruns 1 -m nightly --topology $(NIGHTLY) tests
 
 # What needs no image: seconds.
 fast: $(VENV)/ready lint
