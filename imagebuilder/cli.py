@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from imagebuilder import __version__, run
-from imagebuilder.errors import ExitStatus, ImagebuilderError
+from imagebuilder.errors import ExitStatus, ImagebuilderError, refused
 
 COMMANDS = {
     "init": "write a commented topology, and the keys it needs",
@@ -66,10 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(import_module(f"imagebuilder.commands.{args.command}").run(args))
     except ImagebuilderError as error:
-        print(f"error: {error}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
-        return error.status
+        return told(error)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return ExitStatus.STOPPED
@@ -77,3 +74,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output went away, as `| head` does.
         sys.stderr.close()
         return ExitStatus.FAILED
+    except OSError as error:
+        refusal = refused(error)
+        if refusal is None:
+            raise
+        return told(refusal)
+
+
+def told(error: ImagebuilderError) -> ExitStatus:
+    """Print *error*, and return the status to end with."""
+    print(f"error: {error}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+    return error.status

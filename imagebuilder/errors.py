@@ -1,5 +1,6 @@
 """The one exception that reaches the operator. Pure."""
 
+import errno
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -21,6 +22,22 @@ class ImagebuilderError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Numbers of what goes wrong with files for reasons that the operator mends, not we."""
+
+
+def refused(error: OSError) -> ImagebuilderError | None:
+    """Return *error* as the operator is told of it, or None when it may well be a bug."""
+    if error.errno not in NO_ROOM + NOT_ALLOWED:
+        return None
+    said = str(error.strerror).lower()
+    return ImagebuilderError(
+        said if error.filename is None else f"{error.filename}: {said}",
+        hint="make room there" if error.errno in NO_ROOM else "name a place where you may read and write",
+    )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """`lock`: resolve every input to a hash; the only step that asks the network what exists."""
 
 import json
-import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -21,6 +20,7 @@ from imagebuilder.run import run as run_program
 from imagebuilder.run import say
 from imagebuilder.store.folder import Store
 from imagebuilder.topology import load_topology
+from imagebuilder.writing import write_whole
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -53,7 +53,7 @@ def run(args: Namespace) -> int:
     with store.workspace() as workspace:
         new = resolve(Apt(workspace / "apt", sources.find_mirrors()), request, controls(store, sources, old))
     if new != old:
-        write(files.lock, new)
+        write_whole(files.lock, lock_text(new).encode())
     found = changes(old, new)
     if args.json:
         listed = [asdict(change) for change in found]
@@ -89,7 +89,7 @@ def report(path: Path, old: Lock | None, new: Lock, found: Sequence[Change]) -> 
             say(f"{closure}: {came} added, {went} removed, {moved} moved; {fixes} of these from the security archive")
     say(
         f"{path}: {len(new.packages)} packages, "
-        + (f"{len({c.name for c in found})} changed" if found else "no change")
+        + (f"{len({c.name for c in found})} changed" if found else "no change" if old == new else "only notes changed")
     )
     if found:
         print("\n".join(map(str, found)))
@@ -112,13 +112,3 @@ def check(args: Namespace, files: Files) -> int:
         names = " ".join(package.name for package in lost)
         say(f"hint: lock what the archive has now: imagebuilder lock --update {names}")
     return ExitStatus.FAILED if lost else ExitStatus.OK
-
-
-def write(path: Path, lock: Lock) -> None:
-    """Put *lock* in place of what *path* has, whole or not at all."""
-    new = path.with_name(f".{path.name}.new")
-    with new.open("w") as file:
-        file.write(lock_text(lock))
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)

@@ -3,7 +3,7 @@
 import json
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +16,8 @@ from imagebuilder.errors import ImagebuilderError
 
 RELEASE = "trixie"
 """The Debian release that everything is made of."""
+
+RESTORE_HINT = "restore it from version control, or make it anew with: imagebuilder lock"
 
 
 class Closure(StrEnum):
@@ -133,19 +135,32 @@ def _quoted(text: str) -> str:
 
 def parse_lock(text: str, *, source: str) -> Lock:
     """Return the lock that *text* says; raise ImagebuilderError naming *source* when it is not one."""
-    hint = "restore it from version control, or make it anew with: imagebuilder lock"
     conflict = re.search(r"^(<<<<<<<|=======|>>>>>>>)", text, re.MULTILINE)
     if conflict:
         line = text.count("\n", 0, conflict.start()) + 1
-        raise ImagebuilderError(f"{source}:{line}: the lock has a merge conflict that is not resolved", hint=hint)
+        raise ImagebuilderError(
+            f"{source}:{line}: the lock has a merge conflict that is not resolved", hint=RESTORE_HINT
+        )
     try:
         raw = tomllib.loads(text)
         packages = raw.pop("packages", {})
         listed = [{"name": name, **fields} for name, fields in sorted(packages.items())]
         return Lock.model_validate({**raw, "packages": listed})
-    except (tomllib.TOMLDecodeError, ValidationError, AttributeError, TypeError) as error:
+    except ValidationError as error:
+        reason = _first_wrong(error, [package["name"] for package in listed])
+    except (tomllib.TOMLDecodeError, AttributeError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise ImagebuilderError(f"{source} is not a lock that this version can read ({reason})", hint=hint) from error
+    raise ImagebuilderError(f"{source} is not a lock that this version can read: {reason}", hint=RESTORE_HINT)
+
+
+def _first_wrong(error: ValidationError, names: Sequence[str]) -> str:
+    """Return what is wrong first, with its place as it is in the file; *names* are those of the packages, in order."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = [*first["loc"]]
+    if len(place) > 1 and isinstance(place[1], int):
+        place[1] = names[place[1]]
+    more = f", and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+    return f"{'.'.join(map(str, place))}: {first['msg'].lower()}{more}"
 
 
 def read_lock(path: Path) -> Lock:
@@ -154,10 +169,12 @@ def read_lock(path: Path) -> Lock:
         return parse_lock(path.read_text(), source=path.name)
     except FileNotFoundError as error:
         raise ImagebuilderError(
-            f"there is no lock {path.name}", hint=f"imagebuilder lock -t {path.stem}.toml"
+            f"there is no lock {path.name}", hint=f"imagebuilder lock -t {path.with_suffix('.toml')}"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ImagebuilderError(f"{path.name} cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ImagebuilderError(f"{path.name} is not a lock: it is no UTF-8 text", hint=RESTORE_HINT) from error
+    except OSError as error:
+        raise ImagebuilderError(f"{path.name} can't be read: {str(error.strerror).lower()}") from error
 
 
 @dataclass(frozen=True)

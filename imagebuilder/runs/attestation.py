@@ -3,7 +3,6 @@
 The predicate is in-toto's test result, https://in-toto.io/attestation/test-result/v0.1.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from imagebuilder.statements.intoto import PAYLOAD_TYPE, Statement, subject
 from imagebuilder.statements.signing import Envelope, PublicKey, SigningKey, configured_trusted_keys, sign, verify
 from imagebuilder.store.folder import Store
 from imagebuilder.topology import Role
+from imagebuilder.writing import write_whole
 
 PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
 PASSED = "PASSED"
@@ -75,12 +75,7 @@ def attest(store: Store, record: Record, key: SigningKey | None) -> Path:
     target = place(store, {role: image.sha256 for role, image in record.images.items()})
     target.parent.mkdir(parents=True, exist_ok=True)
     with store.workspace() as workspace:
-        new = workspace / target.name
-        with new.open("w") as file:
-            file.write(envelope.to_json() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(target)
+        write_whole(target, envelope.to_json().encode() + b"\n", by=workspace / target.name)
     return target
 
 

@@ -1,7 +1,6 @@
 """Past runs of the acceptance tests: a folder each in the store, with its record. Owns STORE/runs."""
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from imagebuilder.errors import ExitStatus, ImagebuilderError
 from imagebuilder.runs.record import Record
 from imagebuilder.store.folder import Store
+from imagebuilder.writing import write_whole
 
 RECORD, PAGE, JUNIT = "run.json", "report.html", "junit.xml"
 KEPT = "kept-disks"
@@ -86,14 +86,9 @@ class History:
 
     def keep(self, record: Record, folder: Path) -> Path:
         """Write *record* into *folder*, whole or not at all, and return its file; remove what is too old."""
-        target, new = folder / RECORD, folder / f"{RECORD}.new"
-        with new.open("w") as file:
-            file.write(record.model_dump_json(indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(target)
+        write_whole(folder / RECORD, record.model_dump_json(indent=1).encode() + b"\n")
         self.forget_the_oldest()
-        return target
+        return folder / RECORD
 
     def forget_the_oldest(self, most: int = RUNS_MAX) -> tuple[Path, ...]:
         """Remove all but the newest *most* finished runs, and return what was removed."""

@@ -5,7 +5,6 @@ value that stays the same keeps its bytes. Its name is encrypted with it: values
 """
 
 import os
-import secrets
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from imagebuilder.topology import Role
 from imagebuilder.topology.load import parsed_toml, validated
 from imagebuilder.topology.model import Model
 from imagebuilder.topology.private import PrivateKeys
+from imagebuilder.writing import write_whole
 
 PRIVATE_MODE = 0o600
 SEALED_MODE = 0o644
@@ -186,26 +186,9 @@ def unnamed(path: Path, values: Mapping[str, str]) -> Secrets:
 
 
 def write_private(path: Path, text: str, *, mode: int = PRIVATE_MODE) -> None:
-    """Write *text* to *path* with *mode*, never wider, by a temporary name, fsync and rename."""
-    target = path.resolve()
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    """Write *text* to *path* with *mode*, never wider, whole or not at all."""
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(file.fileno(), mode)
-                file.write(text.encode())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_whole(path, text.encode(), mode=mode)
     except OSError as error:
         raise ImagebuilderError(f"{path} can't be written: {str(error.strerror).lower()}") from None
 

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagebuilder.errors import ImagebuilderError
+from imagebuilder.errors import NO_ROOM, NOT_ALLOWED, ImagebuilderError
 from imagebuilder.plan import Derivation
 from imagebuilder.run import ProcessError, run, say
 from imagebuilder.store.hashing import sha256_of
 from imagebuilder.store.manifest import manifest_of
+from imagebuilder.writing import write_whole
 
 
 def default_store() -> Path:
@@ -26,7 +27,7 @@ def default_store() -> Path:
     return Path(data).absolute() / "imagebuilder"
 
 
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+UNWRITABLE = (*NO_ROOM, *NOT_ALLOWED, errno.ENOTDIR, errno.EEXIST)
 """Failures that the operator mends, not we."""
 
 
@@ -127,7 +128,9 @@ class Store:
                 text = str(manifest_of(folder, known=make(folder)))
                 _flush(folder)
                 # The manifest first: an output that is there has one.
-                self._keep(workspace, self.manifest(derivation), text)
+                manifest = self.manifest(derivation)
+                manifest.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(manifest, text.encode(), by=workspace / manifest.name)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 folder.rename(target)
         return target
@@ -165,16 +168,6 @@ class Store:
         with self._refusal_explained(), self._alone("collection"):
             yield
 
-    def _keep(self, workspace: Path, target: Path, text: str) -> None:
-        """Write *text* to *target*, whole or not at all."""
-        new = workspace / target.name
-        with new.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        target.parent.mkdir(parents=True, exist_ok=True)
-        new.replace(target)
-
     @contextlib.contextmanager
     def _alone(self, what: str, *, shared: bool = False) -> Iterator[None]:
         """Wait until nobody else does *what*; others that share it may, if *shared*."""
@@ -201,7 +194,7 @@ class Store:
             raise self._unwritable(error.strerror) from error
         except ProcessError as error:
             # Programs say it in their own ways, but all by these words, as no locale translates them here.
-            for number in (errno.ENOSPC, errno.EDQUOT):
+            for number in NO_ROOM:
                 if os.strerror(number) in error.output:
                     raise self._unwritable(os.strerror(number)) from error
             raise

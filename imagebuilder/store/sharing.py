@@ -7,7 +7,7 @@ from imagebuilder.errors import ImagebuilderError
 from imagebuilder.lock.model import LockedPackage
 from imagebuilder.plan import Derivation, Plan
 from imagebuilder.run import say
-from imagebuilder.statements.signing import PublicKey, SigningKey
+from imagebuilder.statements.signing import TRUSTED_KEYS_VARIABLE, PublicKey, SigningKey
 from imagebuilder.store.folder import Store
 from imagebuilder.store.manifest import manifest_of, parse_manifest
 from imagebuilder.store.substituter import Said, Substituter, UnreachableError
@@ -31,7 +31,11 @@ def take(store: Store, step: Derivation, substituters: list[Substituter], keys: 
             say(f"{error}; going on without it")
             substituters.remove(substituter)
         except ImagebuilderError as error:
-            say(f"{step.name} from {substituter} is not used: {error}")
+            if keys:
+                say(f"{step.name} from {substituter} is not used: {error}")
+            else:
+                say(f"no output of {substituter} is used, as no key is trusted: name some by {TRUSTED_KEYS_VARIABLE}")
+                substituters.remove(substituter)
     return False
 
 

@@ -28,9 +28,11 @@ PAYLOAD_TYPE = "application/vnd.imagebuilder.output+json"
 
 def failures() -> tuple[type[Exception], ...]:
     """Return what the file systems of fsspec raise when something can't be had."""
+    import ftplib
+
     import aiohttp  # only here: its import costs more than a build that finds nothing to do
 
-    return (OSError, ValueError, ImportError, RuntimeError, aiohttp.ClientError)
+    return (*ftplib.all_errors, ValueError, ImportError, RuntimeError, TypeError, aiohttp.ClientError)
 
 
 def _unanswered(reason: BaseException | None) -> bool:
@@ -40,6 +42,14 @@ def _unanswered(reason: BaseException | None) -> bool:
     if isinstance(reason, aiohttp.ClientResponseError):
         return reason.status >= 500
     return isinstance(reason, (aiohttp.ClientError, OSError, ValueError)) and not isinstance(reason, FileNotFoundError)
+
+
+def _said(reason: BaseException | None) -> str:
+    """Return the first line of what *reason* says, without the names of our own files."""
+    if isinstance(reason, OSError) and reason.filename is not None:
+        return str(reason.strerror).lower()
+    lines = str(reason).strip().splitlines()
+    return lines[0] if lines else type(reason).__name__
 
 
 BLOCK = 2**20
@@ -119,18 +129,24 @@ class Substituter:
         return system, str(path).rstrip("/")
 
     @contextlib.contextmanager
-    def _failures_explained(self) -> Iterator[None]:
+    def _failures_explained(self, what: str = "reached") -> Iterator[None]:
         try:
             yield
         except failures() as error:
             reason = error.__cause__ if isinstance(error, FileNotFoundError) else error
             if isinstance(error, FileNotFoundError) and not _unanswered(reason):
                 raise
-            said = str(reason).strip().splitlines()
             raise UnreachableError(
-                f"the substituter {self} can't be reached: {said[0] if said else type(reason).__name__}",
-                hint="a URL of another kind than http, https and file may need a further Python package",
+                f"the substituter {self} can't be {what}: {_said(reason)}",
+                hint=None
+                if self.folder or self._is_http
+                else "a URL of another kind than http, https and file may need a further Python package",
             ) from error
+
+    def _must_be_there(self) -> None:
+        """Raise UnreachableError for a folder that does not exist: a disk that is not mounted, most likely."""
+        if self.folder and not self.folder.is_dir():
+            raise UnreachableError(f"the substituter {self} can't be reached: there is no such folder")
 
     def _has(self, name: str) -> bool:
         system, root = self._remote
@@ -152,29 +168,25 @@ class Substituter:
 
     def paths(self, packages: Iterable[tuple[str, int]]) -> dict[str, Path]:
         """Return where a folder has which files, by SHA-256; whatever their names are."""
+        self._must_be_there()
         sizes: dict[int, set[str]] = {}
         for sha256, size in packages:
             sizes.setdefault(size, set()).add(sha256)
         found: dict[str, Path] = {}
-        for path in sorted(self.folder.rglob("*")) if self.folder and self.folder.is_dir() else ():
-            # Only a file of the right size is worth hashing.
-            if path.is_file() and (wanted := sizes.get(path.stat().st_size)) and (digest := sha256_of(path)) in wanted:
-                found.setdefault(digest, path)
+        with self._failures_explained():
+            for path in sorted(self.folder.rglob("*")) if self.folder else ():
+                # Only a file of the right size is worth hashing.
+                wanted = sizes.get(path.stat().st_size, ()) if path.is_file() else ()
+                if wanted and (digest := sha256_of(path)) in wanted:
+                    found.setdefault(digest, path)
         return found
 
     def get(self, name: str, target: Path, *, limit: int) -> str | None:
         """Write what is there as *name*, of at most *limit* bytes, to *target*; return its SHA-256, None if missing."""
-        system, root = self._remote
         digest, size = hashlib.sha256(), 0
-        # In one stream, as many servers know no ranges.
-        options = {"block_size": 0} if self._is_http else {}
         try:
-            with (
-                self._failures_explained(),
-                system.open(f"{root}/{name}", "rb", **options) as source,
-                target.open("wb") as file,
-            ):
-                while block := source.read(BLOCK):
+            with target.open("wb") as file:
+                for block in self._blocks(name):
                     size += len(block)
                     if size > limit:
                         raise ImagebuilderError(f"{name} of the substituter {self} is larger than it may be")
@@ -184,6 +196,15 @@ class Substituter:
             return None
         return digest.hexdigest()
 
+    def _blocks(self, name: str) -> Iterator[bytes]:
+        """Yield what is there as *name*; what goes wrong where it is written is not our failure."""
+        system, root = self._remote
+        # In one stream, as many servers know no ranges.
+        options = {"block_size": 0} if self._is_http else {}
+        with self._failures_explained(), system.open(f"{root}/{name}", "rb", **options) as source:
+            while block := source.read(BLOCK):
+                yield block
+
     def put(self, source: Path, name: str, *, anew: bool = False) -> bool:
         """Bring the file *source* there as *name*, whole or not at all.
 
@@ -191,7 +212,7 @@ class Substituter:
         """
         system, root = self._remote
         target, new = f"{root}/{name}", f"{root}/incoming/{uuid.uuid4().hex}"
-        with self._failures_explained():
+        with self._failures_explained("written"):
             if not anew and system.exists(target) and system.size(target) == source.stat().st_size:
                 return False
             system.makedirs(f"{root}/incoming", exist_ok=True)
@@ -213,6 +234,7 @@ class Substituter:
 
         Raise ImagebuilderError when it is there and may not be used.
         """
+        self._must_be_there()
         target = workspace / "envelope.json"
         if self.get(f"outputs/{derivation}.json", target, limit=2**20) is None:
             return None

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.cli import main
+from imagebuilder.errors import refused
 
 REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"
 
@@ -50,6 +53,40 @@ def test_a_build_without_a_lock_names_the_command_that_makes_one(
 
     assert main(["build"]) == 1
     assert "hint: imagebuilder lock" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".lock", ".public.toml"])
+@pytest.mark.parametrize("command", ["build", "plan", "verify"])
+def test_a_file_that_may_not_be_read_is_one_sentence(
+    site: Path, command: str, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (site / f"topology{suffix}").unlink()
+    (site / f"topology{suffix}").mkdir()
+
+    assert main([command]) in (1, 2)
+    assert capsys.readouterr().err.startswith("error: topology.")
+
+
+def test_a_place_that_refuses_is_one_sentence_and_no_traceback(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Nobody makes folders there, root included.
+    assert main(["render", "/sys/rendered"]) == 1
+
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: /sys/rendered")
+    assert hint == "hint: name a place where you may read and write"
+
+
+@pytest.mark.parametrize(("number", "hint"), [(errno.ENOSPC, "make room there"), (errno.EROFS, "name a place where")])
+def test_what_the_operator_mends_is_told_as_that(number: int, hint: str) -> None:
+    told = refused(OSError(number, os.strerror(number), "/x/y"))
+
+    assert told is not None
+    assert str(told) == f"/x/y: {os.strerror(number).lower()}"
+    assert told.hint and told.hint.startswith(hint)
+
+
+def test_what_may_be_a_bug_keeps_its_traceback() -> None:
+    assert refused(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/x")) is None
 
 
 def test_a_plan_shows_what_is_missing(site: Path, capsys: pytest.CaptureFixture[str]) -> None:

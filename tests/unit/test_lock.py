@@ -66,6 +66,25 @@ def test_what_is_no_lock_is_refused_with_a_hint(text: str) -> None:
     assert caught.value.hint
 
 
+def test_what_is_wrong_in_a_lock_is_named_by_its_package() -> None:
+    text = lock_text(Lock(epoch=0, seed=SEED, packages=(package("adduser"), package("hello"))))
+    text = text.replace('"hello" = { version = "1:2.10-3"', '"hello" = { version = 3, wersion = 4')
+
+    with pytest.raises(ImagebuilderError) as caught:
+        parse_lock(text, source="topology.lock")
+    assert str(caught.value).startswith(
+        "topology.lock is not a lock that this version can read: packages.hello.version: "
+    )
+    assert str(caught.value).endswith(", and 1 more")
+
+
+def test_a_lock_that_is_no_text_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "site.lock").write_bytes(b"\xff")
+
+    with pytest.raises(ImagebuilderError, match="is no UTF-8 text"):
+        read_lock(tmp_path / "site.lock")
+
+
 def test_a_merge_conflict_is_named_with_its_line() -> None:
     with pytest.raises(ImagebuilderError, match=r"x\.lock:2: the lock has a merge conflict"):
         parse_lock("version = 1\n<<<<<<< ours\n", source="x.lock")
@@ -75,7 +94,7 @@ def test_a_missing_lock_says_which_command_makes_it(tmp_path: Path) -> None:
     with pytest.raises(ImagebuilderError) as caught:
         read_lock(tmp_path / "site.lock")
     assert caught.value.status == 1
-    assert caught.value.hint == "imagebuilder lock -t site.toml"
+    assert caught.value.hint == f"imagebuilder lock -t {tmp_path / 'site.toml'}"
 
 
 def test_changes_name_what_came_what_went_and_what_moved() -> None:
