@@ -6,7 +6,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from imagebuilder.commands.sources import the_store
 from imagebuilder.errors import ExitStatus, ImagebuilderError
 from imagebuilder.generations import Generation, every_topology
-from imagebuilder.lock.model import read_lock
+from imagebuilder.lock.model import parse_lock
 from imagebuilder.run import say
 from imagebuilder.store.folder import Store, Used
 from imagebuilder.store.upkeep import Item, collect
@@ -56,7 +56,7 @@ def needed(store: Store, *, keep: int | None) -> Used:
 
 def locked(generation: Generation) -> frozenset[str]:
     """Return the SHA-256 of the files that building *generation* again takes."""
-    lock = read_lock(generation.topology.with_suffix(".lock"))
+    lock = parse_lock(generation.input("topology.lock").decode(), source=f"the lock of generation {generation.number}")
     return frozenset(package.sha256 for package in lock.packages)
 
 

@@ -26,7 +26,8 @@ def build_recorded(
     before anything is built.
     """
     key = configured_signing_key(sign_with)
-    inputs, plan = inputs_of(files), files.plan()
+    plan = files.plan()
+    inputs = inputs_of(files)
     built = build(store, plan, sources)
     generation = Generations(store, files.topology).record(plan, images_of(built.images), inputs)
     if key is not None or not generation.provenance.exists():
@@ -44,6 +45,7 @@ def build_again(generation: Generation, store: Store, sources: Sources) -> tuple
     images = {role: image for role, image in kept.items() if image is not None}
     if len(images) == len(kept):
         return images, False
+    generation.inputs()  # damage is told as that, not as what it leads to
     by_whom = f"it was made by imagebuilder {generation.record.imagebuilder}; run the very checkout that made it"
     try:
         plan = Files(generation.topology).plan()

@@ -9,7 +9,9 @@ from imagebuilder.commands.files import Files
 from imagebuilder.commands.sources import the_store
 from imagebuilder.errors import ExitStatus, ImagebuilderError
 from imagebuilder.fetch import MissingFilesError, Sources, fetch
-from imagebuilder.plan import Derivation, Plan
+from imagebuilder.generations import damage
+from imagebuilder.lock.model import LockedPackage
+from imagebuilder.plan import Derivation
 from imagebuilder.run import say
 from imagebuilder.statements.signing import SIGNING_KEY_VARIABLE, configured_signing_key, configured_trusted_keys
 from imagebuilder.store.folder import Store
@@ -61,21 +63,24 @@ def verify(args: Namespace) -> ExitStatus:
     """Print what is damaged; fail when something is and stays."""
     store = the_store()
     say(f"hashing everything in {store.root}")
-    found = inspect(store)
+    found, lost = inspect(store), tuple(damage(store))
     if args.remove:
         discard(store, found.damaged)
     if args.json:
-        damaged = [{"path": str(damage.path), "reason": damage.reason} for damage in found.damaged]
-        told = {"files": found.files, "outputs": found.outputs, "damaged": damaged, "unrecorded": found.unrecorded}
-        print(json.dumps(told | {"removed": args.remove}, indent=2))
-    elif found.damaged:
-        print("\n".join(map(str, found.damaged)))
+        told = {"files": found.files, "outputs": found.outputs, "unrecorded": found.unrecorded, "removed": args.remove}
+        told["damaged"] = [{"path": str(one.path), "reason": one.reason} for one in found.damaged]
+        told["generations"] = [{"path": str(folder), "reason": said} for folder, said in lost]
+        print(json.dumps(told, indent=2))
+    elif found.damaged or lost:
+        print("\n".join([*map(str, found.damaged), *(f"{folder}: {said}" for folder, said in lost)]))
     for name in found.unrecorded:
         say(f"{name}: made by an earlier version, which recorded no digests")
     say(f"{found.files} files and {found.outputs} outputs: {len(found.damaged)} damaged")
     if found.damaged and not args.remove:
         say("hint: remove what is damaged, it will be fetched or built again: imagebuilder store verify --remove")
-    return ExitStatus.FAILED if found.damaged and not args.remove else ExitStatus.OK
+    if lost:
+        say("hint: what a damaged generation was can't be made anew: remove its folder, and build to have it recorded")
+    return ExitStatus.FAILED if lost or (found.damaged and not args.remove) else ExitStatus.OK
 
 
 def push(args: Namespace) -> ExitStatus:
@@ -99,28 +104,32 @@ def push(args: Namespace) -> ExitStatus:
 
 def pull(args: Namespace) -> ExitStatus:
     """Bring what a substituter has of the topology's build to the store; print the outputs that came."""
+    if args.url.folder and not args.url.folder.is_dir():
+        raise WrongArgumentsError(f"there is no folder {args.url}")
     store, plan = the_store(), Files(args.topology).plan()
     keys = configured_trusted_keys(args.trusted_keys)
     missing = [] if args.files_only else [step for step in plan.steps if not store.has(step)]
     substituters = [args.url]
     outputs = [step for step in missing if take(store, step, substituters, keys)]
-    files = _pull_files(store, plan, args.url)
-    say(f"{len(outputs)} outputs and {files} files pulled from {args.url}")
-    for step in missing:
-        if step not in outputs:
-            say(f"{step.name}: not pulled")
-    _print(args, outputs, files)
-    return ExitStatus.FAILED if len(outputs) < len(missing) else ExitStatus.OK
-
-
-def _pull_files(store: Store, plan: Plan, url: Substituter) -> int:
     wanted = [package for package in plan.lock.packages if not store.has_file(package.sha256)]
+    lacking = _pull_files(store, wanted, args.url)
+    files = len(wanted) - lacking
+    say(f"{len(outputs)} outputs and {files} files pulled from {args.url}")
+    if left := [step.name for step in missing if step not in outputs]:
+        say(f"not pulled: {', '.join(left)}")
+    _print(args, outputs, files)
+    # Who has the outputs needs no file; mkosi's own is in no archive, for one.
+    return ExitStatus.FAILED if left or (args.files_only and lacking) else ExitStatus.OK
+
+
+def _pull_files(store: Store, wanted: Sequence[LockedPackage], url: Substituter) -> int:
+    """Bring *wanted* from *url*, and return how many it lacks."""
     try:
         fetch(store, wanted, Sources(dict, (url,)))
     except MissingFilesError as error:
         say(f"{len(error.packages)} of the locked files are not in {url}")
-        return len(wanted) - len(error.packages)
-    return len(wanted)
+        return len(error.packages)
+    return 0
 
 
 def _print(args: Namespace, outputs: Sequence[Derivation], files: int) -> None:

@@ -4,20 +4,25 @@ import argparse
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from imagebuilder.build.image import Image
 from imagebuilder.commands.cargo import generation_of
 from imagebuilder.commands.claims import claim_arguments, claim_in, claim_line
 from imagebuilder.commands.files import Files
+from imagebuilder.commands.recorded import build_again as made_again
 from imagebuilder.commands.recorded import build_recorded, inputs_of
 from imagebuilder.commands.sources import source_arguments, sources_of, the_store
 from imagebuilder.errors import ExitStatus, ImagebuilderError
+from imagebuilder.fetch import Sources
+from imagebuilder.generations import Generations
 from imagebuilder.run import say
-from imagebuilder.shipping.gate import intact
+from imagebuilder.shipping.gate import intact, tools_tree
 from imagebuilder.shipping.remote import parse_address
 from imagebuilder.shipping.residence import differences_on_disk, differences_on_host, resident
 from imagebuilder.store.folder import Store
+from imagebuilder.tools import Tools
 from imagebuilder.topology import Role, load_public_keys
 from imagebuilder.verify.circumstances import Circumstances, circumstances
 from imagebuilder.verify.rebuild import Verdict, build_again, rebuilt, verdict
@@ -32,7 +37,13 @@ def arguments(parser: ArgumentParser) -> None:
     claim_arguments(parser)
     parser.add_argument("--disk", type=Path, metavar="DEVICE", help="compare this disk with a generation instead")
     parser.add_argument("--host", help="compare this running host with a generation instead, by ssh as root")
-    parser.add_argument("--generation", type=int, metavar="N", help="which one; left out: the newest")
+    parser.add_argument(
+        "--generation",
+        type=int,
+        metavar="N",
+        help="which one; left out: the newest. Without a disk and a host: build generation N again, not what the "
+        "topology says now",
+    )
     source_arguments(parser)
     # The second build is a process of its own, so that it can have a user, a umask and processors of its own.
     parser.add_argument("--again-from", type=Path, help=argparse.SUPPRESS)
@@ -48,15 +59,17 @@ def run(args: Namespace) -> int:
         images = build_again(store, files.plan(), sources_of(args), roles, Store(args.again_from))
         print(json.dumps({role: str(image.path) for role, image in images.items()}))
         return ExitStatus.OK
+    if args.generation is not None:
+        files = Files(Generations(store, files.topology).find(args.generation).topology)
     claim = claim_in(args.provenance, args.trusted_keys, files) if args.provenance else None
     sources = sources_of(args)
-    built, _ = build_recorded(files, store, sources)
+    first = first_build(args, store, sources)
     how = circumstances(store.root)
     for what, why in how.fixed.items():
         say(f"not varied: {what}, as {why}")
     with store.workspace() as work:
-        again = rebuilt(store, inputs_of(files), roles, work, how, sources)
-        verdicts = {role: verdict(built.images[role].path, again[role], built.tools, work) for role in roles}
+        again = rebuilt(store, first.inputs, roles, work, how, sources)
+        verdicts = {role: verdict(first.images[role].path, again[role], first.tools, work) for role in roles}
     told = facts(verdicts, how)
     refuted: tuple[str, ...] = ()
     if claim is not None:
@@ -67,6 +80,29 @@ def run(args: Namespace) -> int:
     else:
         print("\n".join([text(verdicts), *([claim_line(claim, refuted)] if claim else [])]))
     return ExitStatus.OK if told["identical"] and not refuted else ExitStatus.FAILED
+
+
+@dataclass(frozen=True)
+class First:
+    """What the second build is compared with."""
+
+    images: Mapping[Role, Image]
+    inputs: Mapping[str, bytes]
+    """What both are made from: the operator's files by name."""
+    tools: Tools
+    """What looks at both."""
+
+
+def first_build(args: Namespace, store: Store, sources: Sources) -> First:
+    """Return the images of the generation that *args* name, or of what the topology says; build what is missing."""
+    files = Files(args.topology)
+    if args.generation is None:
+        built, _ = build_recorded(files, store, sources)
+        return First(built.images, inputs_of(files), built.tools)
+    generation = Generations(store, files.topology).find(args.generation)
+    inputs = generation.inputs()
+    images, _ = made_again(generation, store, sources)
+    return First(images, inputs, Tools(tools_tree(store, generation)))
 
 
 def shipped(args: Namespace, roles: tuple[Role, ...]) -> int:

@@ -122,11 +122,15 @@ def test_a_damaged_copy_is_one_sentence(generations: Generations) -> None:
     generation = record(generations, planned())
     generation.topology.write_text("[proxy]")
     (generation.folder / "proxy.tar").unlink()
+    (generation.folder / "client.tar").write_bytes(b"no archive")
 
     with pytest.raises(ImagebuilderError, match=r"generation 1 is damaged: inputs/topology\.toml has changed"):
         generation.input("topology.toml")
     with pytest.raises(ImagebuilderError, match=r"generation 1 is damaged: proxy\.tar is missing"):
         generation.tree(Role.PROXY)
+    with pytest.raises(ImagebuilderError, match=r"generation 1 is damaged: client\.tar has changed"):
+        generation.tree(Role.CLIENT)
+    assert len(list(generation.damage())) == 3
 
 
 def test_another_lock_makes_a_generation_even_if_it_means_the_same(generations: Generations) -> None:

@@ -23,7 +23,7 @@ from imagebuilder.statements.signing import SigningKey
 from imagebuilder.store.folder import Store
 from imagebuilder.store.manifest import manifest_of
 from imagebuilder.store.sharing import offer, offer_files, take, unmade
-from imagebuilder.store.substituter import Substituter, locations_in
+from imagebuilder.store.substituter import Substituter, UnreachableError, locations_in
 from tests.unit.signed_archive import served
 from tests.unit.test_fetch import package
 from tests.unit.test_generations import planned
@@ -168,7 +168,14 @@ def refused(store: Store, there: Substituter, keys: list[SigningKey], capsys: py
 def test_without_a_trusted_key_nothing_is_used_and_that_is_said(
     shared: Substituter, theirs: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "is not used: no trusted key has signed this" in refused(theirs, shared, [], capsys)
+    substituters = [shared]
+
+    assert not any(take(theirs, STEP, substituters, []) for _ in range(3))
+
+    assert not theirs.has(STEP)
+    assert substituters == []
+    # once, not for each step
+    assert capsys.readouterr().err.count("as no key is trusted: name some by IMAGEBUILDER_TRUSTED_KEYS") == 1
 
 
 def test_the_signature_of_a_stranger_is_not_enough(
@@ -228,7 +235,7 @@ def test_an_output_that_changed_since_it_was_made_is_never_signed(ours: Store, k
     assert not (tmp_path / "shared").exists()
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "nonesuch://x", "https://a..b/"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "nonesuch://x", "https://a..b/", "/no/such/folder"])
 def test_a_substituter_that_cannot_be_reached_is_told_once_and_passed_over(
     url: str, theirs: Store, key: SigningKey, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -239,6 +246,20 @@ def test_a_substituter_that_cannot_be_reached_is_told_once_and_passed_over(
     assert f"the substituter {url} can't be reached: " in capsys.readouterr().err
     with pytest.raises(MissingFilesError):
         fetch(theirs, [package("a", b"aaa")], Sources(dict, (Substituter(url),)))
+
+
+def test_a_full_disk_here_is_not_blamed_on_the_substituter(shared: Substituter) -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        shared.get(f"outputs/{STEP}.json", Path("/dev/full"), limit=2**20)
+
+
+def test_a_substituter_that_cannot_be_written_is_one_sentence(ours: Store, key: SigningKey, tmp_path: Path) -> None:
+    (tmp_path / "shared").write_text("a file where a folder should be")
+
+    with pytest.raises(UnreachableError) as refused:
+        offer(ours, [STEP], Substituter(str(tmp_path / "shared")), key)
+    assert str(refused.value) == f"the substituter {tmp_path}/shared can't be written: not a directory"
+    assert refused.value.hint is None
 
 
 def test_nothing_is_made_for_images_that_are_there() -> None:
@@ -290,12 +311,16 @@ def test_what_one_store_pushes_another_one_pulls(
     assert main(["store", "push", "shared", "--sign-with", "key", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"outputs": [str(step) for step in steps[:3]], "files": 0}
     monkeypatch.setenv("IMAGEBUILDER_STORE", str(site / "theirs"))
+    assert main(["store", "pull", "nowhere", "--trusted-keys", "key.pub"]) == 2
+    assert capsys.readouterr().err == "error: there is no folder nowhere\n"
     assert main(["store", "pull", "shared"]) == 1
-    assert "is not used: no trusted key has signed this" in capsys.readouterr().err
+    assert "as no key is trusted" in capsys.readouterr().err
+    assert main(["store", "pull", "shared", "--files-only"]) == 1
+    capsys.readouterr()
     assert main(["store", "pull", "shared", "--trusted-keys", "key.pub"]) == 1
     out, err = capsys.readouterr()
     assert out.splitlines() == [str(step) for step in steps[:3]]
-    assert "proxy-image: not pulled" in err
+    assert err.splitlines()[-1].startswith("not pulled: proxy-initrd, proxy-base, proxy-image")
     assert all(Store(site / "theirs").has(step) for step in steps[:3])
 
 

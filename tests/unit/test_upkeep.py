@@ -8,7 +8,7 @@ import pytest
 
 from imagebuilder.cli import main
 from imagebuilder.commands.gc import needed
-from imagebuilder.generations import Generations
+from imagebuilder.generations import RECORD, Generations
 from imagebuilder.plan import Derivation
 from imagebuilder.store.folder import Store, Used
 from imagebuilder.store.upkeep import collect, discard, inspect, size_of
@@ -117,6 +117,32 @@ def test_a_damaged_store_fails_and_says_how_to_mend_it(store: Store, capsys: pyt
     assert main(["store", "verify", "--json", "--remove"]) == 0
     assert json.loads(capsys.readouterr().out)["damaged"][0]["path"] == str(store.path(A))
     assert main(["store", "verify"]) == 0
+
+
+def test_a_damaged_generation_fails_the_check_and_stops_a_collection(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generation = record(Generations(store, tmp_path / "topology.toml"), planned())
+    assert main(["store", "verify"]) == 0
+    (generation.folder / "proxy.tar").write_bytes(b"no archive")
+    generation.topology.with_suffix(".lock").unlink()
+    capsys.readouterr()
+
+    assert main(["store", "verify", "--json", "--remove"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["damaged"], [each["reason"] for each in told["generations"]]) == (
+        [],
+        [
+            "generation 1 is damaged: inputs/topology.lock is missing",
+            "generation 1 is damaged: proxy.tar has changed",
+        ],
+    )
+    assert main(["gc"]) == 1
+    assert "error: generation 1 is damaged: inputs/topology.lock is missing" in capsys.readouterr().err
+    (generation.folder / RECORD).unlink()
+    assert main(["store", "verify"]) == 1
+    assert "is no record of a generation" in capsys.readouterr().out
+    assert store.has(A)
 
 
 def test_a_store_without_generations_is_not_emptied_unless_told(
