@@ -138,6 +138,11 @@ def verify(envelope: Envelope, keys: Iterable[PublicKey]) -> bytes:
         return envelope.payload
     if not envelope.signatures:
         raise UntrustedError("nobody has signed this", hint=f"sign by naming a key: {SIGNING_KEY_VARIABLE}=FILE")
+    if claimed := sorted({key.id for key in trusted} & {signature.keyid for signature in envelope.signatures}):
+        raise UntrustedError(
+            f"this has changed since {', '.join(claimed)} signed it, or another key has signed it in that name",
+            hint="get it again from where it comes from",
+        )
     said = ", ".join(signature.keyid or "a key without a name" for signature in envelope.signatures)
     known = ", ".join(key.id for key in trusted) or "none"
     raise UntrustedError(

@@ -64,7 +64,7 @@ def test_a_changed_payload_is_refused(payload: bytes, place: int, flip: int) -> 
     changed[place % len(payload)] ^= flip
     envelope = sign("x", payload, ALICE).model_copy(update={"payload": bytes(changed)})
 
-    with pytest.raises(UntrustedError):
+    with pytest.raises(UntrustedError, match="this has changed since"):
         verify(envelope, [ALICE.public])
 
 
