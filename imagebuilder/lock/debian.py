@@ -115,13 +115,23 @@ REFUSALS = (
     (r"Release file for (\S+) is expired", "its Release file is no longer valid; it may be held back on purpose"),
     (r"Release file for (\S+) is not valid yet", "its Release file is from the future; is this machine's clock right?"),
     (r"(?:GPG error|OpenPGP signature verification failed): (\S+)", "it is not signed by Debian's archive keys"),
-    (r"repository '(\S+) .*' (?:is not signed|does not have a Release file)", "it has no signed Release file"),
+    (r"repository '(\S+) .*' (?:is not signed|does not have a Release file)", "it gives no signed Release file"),
     (r"Failed to fetch (\S+) +(?:Hash Sum mismatch|File has unexpected size)", "an index differs from the signed one"),
 )
 
 
+UNREACHED = re.compile(
+    r"Failed to fetch (\S+)/dists/\S+ +((?:Could not|Unable to|Temporary failure|Connection|Cannot initiate).*)"
+)
+
+
 def refusal(output: str) -> str | None:
-    """Return why apt trusts a mirror not, told by its *output*; None when that is not what went wrong. Pure."""
+    """Return why a mirror can't be used, told by apt's *output*: it is unreachable, or not to be trusted. Pure.
+
+    None when that is not what went wrong.
+    """
+    if found := UNREACHED.search(output):
+        return f"the mirror {found[1]} can't be reached: {found[2].rstrip(': ')}"
     for pattern, meaning in REFUSALS:
         if found := re.search(pattern, output):
             return f"the mirror {found[1]} is refused: {meaning}"

@@ -66,3 +66,14 @@ def test_apt_trusts_the_archive_keys_alone(tmp_path: Path) -> None:
 
     assert len(sources.splitlines()) == 3
     assert all("signed-by=/usr/share/keyrings/debian-archive-keyring.gpg" in line for line in sources.splitlines())
+
+
+def test_an_archive_that_does_not_answer_is_one_sentence(tmp_path: Path) -> None:
+    apt = Apt(tmp_path / "apt", dict.fromkeys(Archive, "http://127.0.0.1:9/debian"))
+    apt.prepare()
+
+    with pytest.raises(ImagebuilderError) as caught:
+        apt.update()
+    assert str(caught.value).startswith("the mirror http://127.0.0.1:9/debian can't be reached: Could not connect")
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint

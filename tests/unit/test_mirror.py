@@ -199,7 +199,7 @@ def test_a_hold_that_an_update_contradicts_is_one_sentence(site: Site) -> None:
 
 
 REFUSALS = {
-    "unsigned": "it has no signed Release file",
+    "unsigned": "it gives no signed Release file",
     "signed by another key": "it is not signed by Debian's archive keys",
     "release changed": "it is not signed by Debian's archive keys",
     "expired": "its Release file is no longer valid",
