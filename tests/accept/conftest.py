@@ -1,6 +1,7 @@
 """What the accept tests read: package trees, rendered trees and tools."""
 
 import os
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,17 @@ from imagebuilder.tree import Tree
 from tests.accept.proxy_room import Parts
 
 REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"
+
+
+def copy_files(topology: Path, target: Path) -> None:
+    """Copy what building *topology* takes to *target* and beside it."""
+    for source, copy in zip(_built_from(topology), _built_from(target), strict=True):
+        shutil.copy(source, copy)
+
+
+def _built_from(topology: Path) -> tuple[Path, ...]:
+    files = Files(topology)
+    return files.topology, files.public, files.lock
 
 
 @pytest.fixture(scope="session")

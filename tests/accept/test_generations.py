@@ -17,18 +17,14 @@ from imagebuilder.pipeline import Built
 from imagebuilder.statements.provenance import read_claim
 from imagebuilder.statements.signing import read_signing_key
 from imagebuilder.topology import Role
+from tests.accept.conftest import copy_files
 
 
 @pytest.fixture
 def site(built: Built, pytestconfig: pytest.Config, tmp_path: Path) -> Iterator[Path]:
     """Give a copy of the operator's files, of which the store forgets everything in the end."""
-    files, topology = Files(pytestconfig.getoption("--topology")), tmp_path / "topology.toml"
-    for source, target in (
-        (files.topology, topology),
-        (files.public, Files(topology).public),
-        (files.lock, Files(topology).lock),
-    ):
-        shutil.copy(source, target)
+    topology = tmp_path / "topology.toml"
+    copy_files(pytestconfig.getoption("--topology"), topology)
     yield topology
     generations = Generations(the_store(), topology)
     for generation in generations.all()[1:]:

@@ -15,12 +15,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from imagebuilder.commands.files import Files
 from imagebuilder.commands.sources import the_store
 from imagebuilder.pipeline import Built
 from imagebuilder.plan import Plan
 from imagebuilder.store.folder import Store
 from imagebuilder.store.upkeep import inspect
+from tests.accept.conftest import copy_files
 
 pytestmark = [pytest.mark.accept, pytest.mark.nightly]
 
@@ -92,9 +92,8 @@ COMMANDS: dict[str, Callable[[Path], list[str]]] = {
 @pytest.fixture
 def place(built: Built, plan: Plan, pytestconfig: pytest.Config, tmp_path: Path) -> Iterator[Place]:
     """Give a place whose store has all but images: the steps to them are those of the store at hand."""
-    shared, place, files = the_store(), Place(tmp_path), Files(pytestconfig.getoption("--topology"))
-    for source, suffix in ((files.topology, ".toml"), (files.public, ".public.toml"), (files.lock, ".lock")):
-        shutil.copy(source, place.topology.with_suffix(suffix))
+    shared, place = the_store(), Place(tmp_path)
+    copy_files(pytestconfig.getoption("--topology"), place.topology)
     for folder in ("s/outputs", "s/files", "mirror"):
         (tmp_path / folder).mkdir(parents=True)
     images = {str(role.image) for role in plan.roles.values()}

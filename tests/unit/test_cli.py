@@ -1,7 +1,6 @@
 import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +11,6 @@ from imagebuilder.cli import main
 from imagebuilder.errors import refused
 
 REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("IMAGEBUILDER_STORE", str(tmp_path / "store"))
-    for suffix in (".toml", ".lock", ".public.toml"):
-        shutil.copy(REFERENCE.with_suffix(suffix), tmp_path / f"topology{suffix}")
-    return tmp_path
 
 
 def test_a_sound_topology_passes_and_says_so_on_stderr(site: Path, capsys: pytest.CaptureFixture[str]) -> None:

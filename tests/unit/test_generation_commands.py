@@ -19,16 +19,6 @@ from imagebuilder.topology import Role
 REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"
 
 
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("IMAGEBUILDER_TRUSTED_KEYS", raising=False)
-    monkeypatch.setenv("IMAGEBUILDER_STORE", str(tmp_path / "store"))
-    for suffix in (".toml", ".lock", ".public.toml"):
-        shutil.copy(REFERENCE.with_suffix(suffix), tmp_path / f"topology{suffix}")
-    return tmp_path
-
-
 def recorded(site: Path, *, mtu: int = 1420) -> Generation:
     """Record what a build of *site* leaves, and put its images into the store."""
     files, store = Files(site / "topology.toml"), Store(site / "store")

@@ -290,15 +290,10 @@ def test_what_is_made_finds_all_that_it_is_made_from(present: Set[int]) -> None:
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("IMAGEBUILDER_STORE", str(tmp_path / "store"))
-    for variable in ("IMAGEBUILDER_SIGNING_KEY", "IMAGEBUILDER_TRUSTED_KEYS", "IMAGEBUILDER_SUBSTITUTERS"):
-        monkeypatch.delenv(variable, raising=False)
-    for suffix in (".toml", ".lock", ".public.toml"):
-        shutil.copy(REFERENCE.with_suffix(suffix), tmp_path / f"topology{suffix}")
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
-    return tmp_path
+def site(site: Path) -> Path:
+    """With a key that signs."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", site / "key"], check=True)
+    return site
 
 
 def test_what_one_store_pushes_another_one_pulls(
