@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from imagebuilder.build.image import Image
 from imagebuilder.errors import ImagebuilderError
@@ -46,9 +47,13 @@ class Check:
         return f"{word:5} {self.name}: {self.said}"
 
 
-def host_checks(image: Image, shell: Shell) -> tuple[Check, ...]:
-    """Return what the host at the end of *shell* says of itself: its system, its units, its tunnel."""
-    said = shell.text(f"sh -c {shlex.quote(SCRIPT)} <<'END'\n{questions(image)}END\n{STATE}")
+def host_checks(image: Image, shell: Shell, disk: Path | None = None) -> tuple[Check, ...]:
+    """Return what the host at the end of *shell* says of itself: its system, its units, its tunnel.
+
+    *disk* is where its system is; None: where its secrets are.
+    """
+    where = f" sh {shlex.quote(str(disk))}" if disk else ""
+    said = shell.text(f"sh -c {shlex.quote(SCRIPT)}{where} <<'END'\n{questions(image)}END\n{STATE}")
     return judged_host(image, said)
 
 

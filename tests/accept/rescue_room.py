@@ -84,7 +84,22 @@ def rescue(folder: Path, *trees: Path) -> Iterator[Rescue]:
         (folder / f"{name}.pub").write_text(ssh_pair(folder / name))
         (folder / name).chmod(0o600)
     port = free_port()
-    argv = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "sh", "-c", START, "sh"]
+    # It ends with us, whatever ends us.
+    argv = [
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "--",
+        "unshare",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child=KILL",
+        "sh",
+        "-c",
+        START,
+        "sh",
+    ]
     argv += [str(folder / "mounts"), ":".join(map(str, trees)), str(folder), str(port)]
     with (folder / "sshd.log").open("wb") as log:
         server = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)

@@ -16,6 +16,7 @@ from imagebuilder.cli import main
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.generations import Generation
 from imagebuilder.init import init
+from imagebuilder.shipping.arrival import host_checks
 from imagebuilder.shipping.cells import Cell, Place
 from imagebuilder.shipping.disks import named, refusal
 from imagebuilder.shipping.far_disk import FarDisk, far_disks
@@ -46,6 +47,12 @@ def host(
     """A rescue system with zstd."""
     with rescue(tmp_path_factory.mktemp("room") / "rescue", package_tree(Role.PROXY), tools.tree) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def small_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut the small image into more than two."""
+    monkeypatch.setattr("imagebuilder.shipping.cells.CELL_BYTES", 4 * MIB)
 
 
 @pytest.fixture
@@ -248,6 +255,41 @@ def test_a_rescue_system_without_zstd_is_served_by_gzip(
 
     assert done.sent_bytes < provisioned.data_bytes()
     assert_whole(provisioned, disk)
+
+
+def test_a_disk_that_was_written_is_known_again_and_a_host_that_does_no_work_is_told_so(
+    host: Rescue, image: Image, provisioned: Provisioned, disk: Path, tmp_path: Path
+) -> None:
+    brought(provisioned, host.address, disk)
+    host.inside("sh", "-c", f"echo quiet roothash={image.root_hash} rw >/run/cmdline")
+    host.inside("mount", "--bind", "/run/cmdline", "/proc/cmdline")
+    try:
+        with connected(host.address) as shell:
+            system, units, tunnel = host_checks(image, shell, disk)
+            with disk.open("r+b") as file:
+                file.seek(9 * MIB)
+                file.write(b"x")
+            changed, *_ = host_checks(image, shell, disk)
+    finally:
+        host.inside("umount", "/proc/cmdline")
+
+    assert system.right, system.said
+    # It is no system with units and a tunnel.
+    assert (units.right, tunnel.right, tunnel.said) == (False, False, "it is not there")
+    assert (changed.right, changed.said) == (False, "root: other bytes")
+
+
+def test_the_other_host_is_reached_through_the_first_whose_key_is_checked_too(host: Rescue, tmp_path: Path) -> None:
+    known = tmp_path / "known_hosts"
+    known.write_text(f"gate {(host.folder / 'hostkey.pub').read_text()}\n")
+    gate = replace(host.address, known_hosts=known, options=(*host.address.options, "HostKeyAlias=gate"))
+
+    with connected(host.address.through(gate)) as shell:
+        assert shell.text("echo through") == "through"
+
+    known.write_text(f"gate {ssh_pair(tmp_path / 'other')}\n")
+    with pytest.raises(RemoteError, match="has another host key"), connected(host.address.through(gate)):
+        pass
 
 
 # --- who is at the other end

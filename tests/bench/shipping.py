@@ -1,4 +1,4 @@
-"""Measure flash and upload against plain dd over the same path: ``python -m tests.bench.shipping TOPOLOGY``.
+"""Measure flash and upload against plain dd over the same path: ``python -m tests.bench.shipping TOPOLOGY [ROUNDS]``.
 
 The disk is a loop device; the path of an upload is ssh over loopback to a rescue system made of the proxy's packages,
 through a road that counts. dd writes all of the image and flushes; we write, flush, and are timed with and without the
@@ -124,7 +124,7 @@ def one_round(provisioned: Provisioned, whole: Path, work: Path, road: Road, add
         taken.upload_read_back.append(tally.write_s + tally.read_s)
 
 
-def measured(topology: Path, role: Role, work: Path) -> Figures:
+def measured(topology: Path, role: Role, work: Path, rounds: int) -> Figures:
     """Return what shipping the image of *role* takes."""
     files, store = Files(topology), the_store()
     plan = files.plan()
@@ -139,8 +139,9 @@ def measured(topology: Path, role: Role, work: Path) -> Figures:
     extract = ["fsck.erofs", f"--extract={tree}", "--overwrite", "--preserve", str(base / "root.erofs")]
     run(tools.argv(extract, read=[base], write=[tree]))
     with rescue(work / "rescue", tree, tools.tree) as host, Road(host.port) as road:
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             one_round(provisioned, whole, work, road, host.over(road), taken)
+            say(f"seconds and bytes so far: {asdict(taken)}")
     return figures(provisioned, taken, packed)
 
 
@@ -170,10 +171,10 @@ def figures(provisioned: Provisioned, taken: Taken, packed: int) -> Figures:
     )
 
 
-def main(topology: Path) -> int:
+def main(topology: Path, rounds: int = ROUNDS) -> int:
     """Print the figures of the proxy's image; fail when one is out of its bounds."""
     with tempfile.TemporaryDirectory() as folder:
-        found = measured(topology, Role.PROXY, Path(folder))
+        found = measured(topology, Role.PROXY, Path(folder), rounds)
     print(json.dumps(asdict(found), indent=2))
     bad = [name for name in ("flash_ratio", "upload_ratio") if getattr(found, name) < LEAST_RATE]
     bad += ["sent_ratio"] if found.sent_ratio > MOST_BYTES else []
@@ -183,4 +184,4 @@ def main(topology: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), *map(int, sys.argv[2:])))

@@ -4,10 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.shipping.cells import CELL_BYTES, cells
+from imagebuilder.shipping.cells import cells
 from imagebuilder.shipping.provision import MARGIN_BYTES, Provisioned
 from imagebuilder.topology import Role
 from tests.unit.images import MIB, SIZE, small_image
+
+CELL_BYTES = 4 * MIB
+
+
+@pytest.fixture(autouse=True)
+def small_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut the small image into more than two."""
+    monkeypatch.setattr("imagebuilder.shipping.cells.CELL_BYTES", CELL_BYTES)
 
 
 @pytest.mark.parametrize("disk_bytes", [None, SIZE, SIZE + 512, SIZE + MIB // 2, SIZE + 9 * MIB + 512, 3 * SIZE])
