@@ -11,9 +11,10 @@ NIGHTLY := $(WORK)/nightly/topology.toml
 # What the host needs; everything else is locked and extracted.
 HOST_PACKAGES := apt dpkg debian-archive-keyring python3-venv uidmap util-linux
 
-# What the tests need beside: a browser, which looks at the report, the programs of the README's examples, and the ssh
-# that uploads go through.
-TEST_PACKAGES := chromium-headless-shell fonts-dejavu-core nmap openssh-client sslscan swaks
+# What the tests need beside: a browser, which looks at the report, and the ssh that uploads go through; by night also
+# the programs of the README's examples.
+TEST_PACKAGES := chromium-headless-shell fonts-dejavu-core openssh-client
+NIGHT_PACKAGES := nmap sslscan swaks
 
 .PHONY: example test nightly fast lint golden host bench verify clean
 
@@ -31,7 +32,7 @@ test: $(VENV)/ready host lint $(EXAMPLE)
 	$(BIN)/imagebuilder test --reruns 1 -t $(EXAMPLE)
 
 # What the night does: the reference topology with a lock made afresh, built, built again and compared, tested.
-nightly: HOST_PACKAGES += $(TEST_PACKAGES)
+nightly: HOST_PACKAGES += $(TEST_PACKAGES) $(NIGHT_PACKAGES)
 nightly: $(VENV)/ready host
 	rm -rf $(dir $(NIGHTLY)) && mkdir -p $(dir $(NIGHTLY))
 	cp tests/topologies/reference.toml $(NIGHTLY)

@@ -252,7 +252,7 @@ class ClientRoom:
         """Run *command* of the image on the client, to its end."""
         with entered("client"):
             done = subprocess.run(
-                self.argv(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+                self.argv(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=300
             )
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done
@@ -260,9 +260,8 @@ class ClientRoom:
     def as_user(self, user: str, group: str, command: Sequence[str]) -> bool:
         """Run *command* of the image as *user*, who is in *group*, and return whether it succeeded."""
         with entered("client"):
-            done = subprocess.run(
-                self.argv(command, user=user, groups=group), stdin=subprocess.DEVNULL, capture_output=True, check=False
-            )
+            argv = self.argv(command, user=user, groups=group)
+            done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=300)
         self.lines.extend(f"{command[0]}: {line}" for line in (done.stdout + done.stderr).decode().splitlines())
         return done.returncode == 0
 
@@ -328,7 +327,7 @@ class ClientRoom:
         in_folder = ["env", "--chdir=/var/lib/postsrsd"]
         with entered("client"):
             argv = self.argv([*in_folder, *shlex.split(settings["ExecStartPre"])], user="postsrsd")
-            subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+            subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, timeout=300)
         self.daemon("postsrsd", [*in_folder, *shlex.split(settings["ExecStart"])], user="postsrsd")
 
     def _start_ban_report(self) -> None:

@@ -142,7 +142,7 @@ class Daemon:
     def kill(self) -> None:
         """End it as a power cut would."""
         self.process.kill()
-        self.process.wait()
+        self.process.wait(60)
 
     def resident_mib(self) -> float:
         """Return the memory it holds."""
@@ -251,7 +251,9 @@ class Room:
         """Run *command* of the image of *role* on that host, to its end."""
         argv = ["chroot", str(self.roots[role]), "/usr/bin/env", "-i", "PATH=/usr/sbin:/usr/bin", "LC_ALL=C.UTF-8"]
         with entered(role):
-            done = subprocess.run([*argv, *command], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+            done = subprocess.run(
+                [*argv, *command], stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=300
+            )
         if check:
             assert done.returncode == 0, f"{command}: {done.stdout.decode()}{done.stderr.decode()}"
         return done
@@ -273,7 +275,8 @@ class Room:
         log = ROOM / f"{name}.txt"
         with entered(role), log.open("ab") as messages:
             for line in unit.settings.get("ExecStartPre", []):
-                subprocess.run([*argv, *shlex.split(line)], stdin=subprocess.DEVNULL, check=True, stdout=messages)
+                before = [*argv, *shlex.split(line)]
+                subprocess.run(before, stdin=subprocess.DEVNULL, check=True, stdout=messages, timeout=300)
             process = subprocess.Popen(
                 [*argv, *shlex.split(unit.one("ExecStart"))],
                 stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, umask=int(unit.one("UMask", "0022"), 8),
