@@ -159,6 +159,8 @@ def _upgraded(
     apt: Apt, request: Request, old: Lock, closure: Closure, moving: frozenset[str], status: Mapping[str, str]
 ) -> Versions:
     """Return *closure* after *moving*: apt is asked what it would do to a system that has what was locked."""
+    if not old.closure(closure):
+        return _begun(apt, request.wanted[closure], old, status)
     before = {package.name: package.version for package in old.closure(closure) if package.name in status}
     wanted = request.wanted[closure]
     index = "\n".join(f"{status[name].rstrip()}\n" for name in before)
@@ -170,6 +172,17 @@ def _upgraded(
     # Named with a minus it would go: what nobody wants any more goes by --auto-remove.
     printed = _apt_install(apt, "--simulate", "--auto-remove", "--allow-downgrades", *sorted(names))
     return simulated(printed, before)
+
+
+def _begun(apt: Apt, wanted: Sequence[str], old: Lock, status: Mapping[str, str]) -> Versions:
+    """Return a closure that *old* knows nothing of, made of what is locked already as far as that goes.
+
+    Apt is asked what it would leave of a system that has everything of all closures and wants no more than this one.
+    """
+    before = {package.name: package.version for package in old.packages if package.name in status}
+    apt.install("\n".join(f"{status[name].rstrip()}\n" for name in before), automatic=before)
+    options = ("--simulate", "--auto-remove", "--no-upgrade")
+    return simulated(_apt_install(apt, *options, *ESSENTIAL, *wanted), before)
 
 
 def _apt_install(apt: Apt, *argv: str) -> str:

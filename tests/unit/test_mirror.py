@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -50,9 +50,15 @@ class Site:
         self.tries = 0
         self.sources = Sources(lambda: archive.mirrors)
 
-    def lock(self, old: Lock | None = None, moving: Sequence[str] | None = (), **told: object) -> Lock:
+    def lock(
+        self,
+        old: Lock | None = None,
+        moving: Sequence[str] | None = (),
+        wanted: Mapping[Closure, Sequence[str]] = WANTED,
+        **told: object,
+    ) -> Lock:
         self.tries += 1
-        request = Request(WANTED, old, ALL if moving is None else frozenset(moving), **told)  # type: ignore[arg-type]
+        request = Request(wanted, old, ALL if moving is None else frozenset(moving), **told)  # type: ignore[arg-type]
         return resolve(self.archive.apt(self.folder / f"apt{self.tries}"), request, self.controls)
 
     def controls(self, packages: Sequence[LockedPackage]) -> list[str]:
@@ -89,6 +95,20 @@ def test_locking_again_changes_nothing_even_when_the_archive_moved(site: Site) -
     site.archive.publish([*BASE, Deb("liba", "2"), *FIRST[3:]])
 
     assert site.lock(old) == old
+
+
+def test_a_closure_that_is_new_is_made_of_what_is_locked_and_moves_nothing(site: Site) -> None:
+    old = site.lock()
+    site.archive.publish([*BASE, Deb("liba", "2"), *FIRST[3:], Deb("new", "3", "liba, extra"), Deb("extra", "1")])
+
+    new = site.lock(old, wanted={**WANTED, Closure.CLIENT: ("new",)})
+
+    assert moved(old, new) == [
+        "+ base-files 1 [client]",
+        "+ extra 1 [client]",
+        "+ liba 1 [client]",
+        "+ new 3 [client]",
+    ]
 
 
 def test_only_the_named_package_moves_and_what_its_new_version_forces(site: Site) -> None:
