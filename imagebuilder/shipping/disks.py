@@ -9,7 +9,8 @@ from typing import Any
 from imagebuilder.errors import ExitStatus, ImagebuilderError
 from imagebuilder.run import run
 
-COLUMNS = "PATH,TYPE,SIZE,MODEL,SERIAL,TRAN,RO,LOG-SEC,PTTYPE,FSTYPE,LABEL,PARTLABEL,MOUNTPOINTS"
+COLUMNS = "NAME,PATH,TYPE,SIZE,MODEL,SERIAL,TRAN,RO,LOG-SEC,PTTYPE,FSTYPE,LABEL,PARTLABEL,MOUNTPOINTS"
+"""NAME is not looked at: without it a newer lsblk (seen: 2.41) lists partitions beside their disks and not in them."""
 WHOLE = ("disk", "loop")
 """What lsblk calls a disk as a whole."""
 NO_DISKS = ("/dev/zram", "/dev/ram", "/dev/nbd")
