@@ -93,6 +93,8 @@ class Plan:
     npm_cache: Derivation
     node_modules: Derivation
     roles: Mapping[Role, RolePlan]
+    installer: Derivation
+    """Made when something is to be taken over, and no step to an image."""
 
     @property
     def steps(self) -> tuple[Derivation, ...]:
@@ -113,7 +115,23 @@ def plan(topology: Topology, public: PublicKeys, lock: Lock) -> Plan:
         role: _role_plan(Site(topology, public, role), lock, tools, node_modules if role is Role.PROXY else None)
         for role in Role
     }
-    return Plan(lock, tools, Derivation("npm-cache", npm), node_modules, roles)
+    return Plan(lock, tools, Derivation("npm-cache", npm), node_modules, roles, _installer(lock, tools))
+
+
+def _installer(lock: Lock, tools: Derivation) -> Derivation:
+    return Derivation(
+        "installer",
+        {
+            "tools": str(tools),
+            "epoch": lock.epoch,
+            "seed": str(lock.seed),
+            "packages": _identities(lock.closure(Closure.INSTALLER)),
+            # It drives what the proxy's kernel will drive.
+            "kernels": _identities(kernels(lock.closure(Closure.PROXY))),
+            "profile": tree_digest(PROFILES / "installer"),
+            "builder": _builder("mkosi", "toolchain", "installer"),
+        },
+    )
 
 
 def _role_plan(site: Site, lock: Lock, tools: Derivation, node_modules: Derivation | None) -> RolePlan:

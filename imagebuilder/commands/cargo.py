@@ -1,7 +1,9 @@
 """What every command that ships starts from: a generation that passed, and the secrets of one of its hosts."""
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.sources import the_store
@@ -23,8 +25,17 @@ class Cargo:
 
     cleared: Cleared
     tools: Tools
-    filesystem: bytes = field(repr=False)
-    """Its host's secrets."""
+    given: Mapping[str, bytes] = field(repr=False)
+    """Its host's secrets, by the names of their credentials."""
+
+    @cached_property
+    def filesystem(self) -> bytes:
+        """The secrets as they are written to the disk."""
+        return secrets_filesystem(self.tools, self.given, limit_bytes=self.cleared.image.secrets_size)
+
+    def also(self, name: str, content: bytes) -> "Cargo":
+        """Return the same with one more credential."""
+        return replace(self, given={**self.given, name: content})
 
     def on_disk(self, disk_bytes: int | None = None) -> Provisioned:
         """Return it as it is written to a disk of that size, or of its own."""
@@ -58,8 +69,7 @@ def cargo_of(args: Namespace) -> Cargo:
     belongs(secrets, load_public_keys(generation.topology.with_suffix(".public.toml"), topology), generation)
     cleared = gate.clear(store, generation, args.role, untested=args.untested)
     tools = Tools(gate.tools_tree(store, generation))
-    given = credentials(secrets, topology, args.role)
-    return Cargo(cleared, tools, secrets_filesystem(tools, given, limit_bytes=cleared.image.secrets_size))
+    return Cargo(cleared, tools, credentials(secrets, topology, args.role))
 
 
 class ForeignSecretsError(ImagebuilderError):

@@ -12,6 +12,7 @@ from imagebuilder.commands.cargo import Cargo, cargo_arguments, cargo_of
 from imagebuilder.commands.flash import confirm
 from imagebuilder.commands.sources import the_store
 from imagebuilder.commands.status import WAIT_S, looked_at, reported
+from imagebuilder.commands.takeover import foretold, made_ready, options_of, takeover_arguments
 from imagebuilder.errors import ExitStatus
 from imagebuilder.run import say
 from imagebuilder.shipping import gate
@@ -32,7 +33,8 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "target",
         metavar="TARGET",
-        help="[ssh://][user@]host[:port] of a provider's rescue system, or the URL of an object (s3, gs, ftp, https …)",
+        help="[ssh://][user@]host[:port] of a rescue system, or for a proxy of any running Linux; or the URL of an "
+        "object (s3, gs, ftp, https …)",
     )
     parser.add_argument("--device", metavar="DEVICE", help="the disk over there; left out: the topology's, or the only")
     parser.add_argument("--yes", action="store_true", help="don't ask")
@@ -40,6 +42,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--known-hosts", type=Path, metavar="FILE", help="file with the rescue system's host key")
     parser.add_argument("--no-reboot", action="store_true", help="leave the rescue system running")
     parser.add_argument("--no-wait", action="store_true", help="don't wait until the new system does its work")
+    takeover_arguments(parser)
     parser.add_argument("--format", type=Format, choices=tuple(Format), help="of an object; left out: by its name")
 
 
@@ -50,16 +53,24 @@ def run(args: Namespace) -> int:
 
 
 def to_disk(args: Namespace, bare: Address) -> int:
-    """Write a disk of the rescue system at *bare*."""
-    cargo = cargo_of(args)
+    """Write a disk of the machine at *bare*, which is made a rescue system first unless it is one."""
     address = Address(bare.host, bare.user, bare.port, identity=args.identity, known_hosts=args.known_hosts)
-    with courier(the_store(), str(address)) as who, connected(address) as shell:
-        disk = chosen(far_disks(shell), wanted_disk(args, cargo), cargo, address)
-        say(f"{address.host} has {disk}")
-        if not args.yes:
-            confirm(disk)
-        then = None if args.no_reboot else restart
-        done = upload(cargo.on_disk(disk.size_bytes), first(shell, address), disk.path, who=who, then=then)
+    agree = (lambda _: None) if args.yes else confirm
+    with courier(the_store(), str(address)) as who:
+        ready = made_ready(address, cargo_of(args), options_of(args), agree)
+        if args.dry_run and ready.way is not None:
+            return foretold(ready.way, as_json=args.json)
+        cargo = ready.cargo
+        with connected(address) as shell:
+            disk = ready.disk or chosen(far_disks(shell), wanted_disk(args, cargo), cargo, address)
+            say(f"{address.host} has {disk}")
+            if args.dry_run:
+                print(f"{address.host} is a rescue system: {disk.path} would be overwritten")
+                return ExitStatus.OK
+            if ready.disk is None:
+                agree(disk)
+            then = None if args.no_reboot else restart
+            done = upload(cargo.on_disk(disk.size_bytes), first(shell, address), disk.path, who=who, then=then)
     shipment = gate.record(cargo.cleared, where=f"{disk} at {address}")
     result = {"host": str(address), "device": str(disk.path), **asdict(done), **asdict(shipment)}
     print(json.dumps(result, indent=2, default=str) if args.json else told(cargo, disk, address, done))

@@ -27,6 +27,7 @@ class Closure(StrEnum):
     INITRD = "initrd"
     PROXY = "proxy"
     CLIENT = "client"
+    INSTALLER = "installer"
 
 
 class Archive(StrEnum):

@@ -36,6 +36,7 @@ def wanted_packages() -> dict[Closure, tuple[str, ...]]:
         Closure.INITRD: profile_packages("initrd"),
         Closure.PROXY: base + profile_packages("proxy"),
         Closure.CLIENT: base + profile_packages("client"),
+        Closure.INSTALLER: profile_packages("installer"),
     }
 
 

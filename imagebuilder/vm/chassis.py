@@ -177,6 +177,10 @@ class Chassis:
     def reset(self) -> None:
         """Press the reset button; the next wait is for the new boot."""
         self.qmp.command("system_reset")
+        self.starts_anew()
+
+    def starts_anew(self) -> None:
+        """Take note that the machine starts another system by itself; the next wait is for that one."""
         self._started = time.monotonic()
         self.hello_s = self.settled_s = None
         self._agent.connect()

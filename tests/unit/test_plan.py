@@ -77,3 +77,17 @@ def test_a_lock_made_for_other_profiles_is_refused_with_all_that_it_lacks() -> N
     with pytest.raises(ImagebuilderError, match=r"the lock lacks caddy \(proxy\), rspamd \(client\)") as refused:
         plan(topology, public, older)
     assert refused.value.hint == "imagebuilder lock"
+
+
+def test_the_installer_follows_its_packages_and_the_proxys_kernel_and_is_no_step_to_an_image() -> None:
+    topology, public, lock = inputs()
+    own = next(p for p in lock.packages if p.closures == (Closure.INSTALLER,))
+    (kernel,) = kernels(lock.closure(Closure.PROXY))
+    (other_kernel,) = kernels(lock.closure(Closure.CLIENT))
+
+    changed = plan(topology, public, with_other(lock, own))
+    assert changed_steps(changed) == set()
+    assert changed.installer.key != reference().installer.key
+    assert plan(topology, public, with_other(lock, kernel)).installer.key != reference().installer.key
+    assert plan(topology, public, with_other(lock, other_kernel)).installer == reference().installer
+    assert reference().installer not in reference().steps
