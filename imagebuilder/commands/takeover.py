@@ -16,7 +16,7 @@ from imagebuilder.commands.sources import sources_of_environment, the_store
 from imagebuilder.errors import ExitStatus, ImagebuilderError
 from imagebuilder.fetch import fetch
 from imagebuilder.run import say
-from imagebuilder.shipping.disks import Disk, NoDiskError
+from imagebuilder.shipping.disks import NO_DISKS, Disk, NoDiskError
 from imagebuilder.shipping.far_disk import far_disks
 from imagebuilder.shipping.provision import needed_bytes
 from imagebuilder.shipping.remote import Address, LostError, Shell, connected
@@ -81,8 +81,10 @@ def made_ready(address: Address, cargo: Cargo, options: Options, agree: Callable
     def connect() -> AbstractContextManager[Shell]:
         return connected(address)
 
+    proxy = load_topology(cargo.cleared.generation.topology).proxy
+    named = options.disk or (Path(proxy.boot_disk) if proxy.boot_disk else None)
     with connect() as shell:
-        if not is_running_from(far_disks(shell)):
+        if not is_running_from(far_disks(shell), named):
             if options.keep_network:
                 raise NoDiskError(f"{address.host} is a rescue system: its settings are not worth keeping")
             if is_installer(shell) and not options.dry_run:
@@ -107,9 +109,18 @@ def made_ready(address: Address, cargo: Cargo, options: Options, agree: Callable
     return Ready(cargo, disk, way)
 
 
-def is_running_from(disks: tuple[Disk, ...]) -> bool:
-    """Return whether a machine with *disks* runs from one of them, and is no rescue system then. Pure."""
-    return any("/" in disk.mounted for disk in disks)
+def is_running_from(disks: tuple[Disk, ...], named: Path | None = None) -> bool:
+    """Return whether a machine with *disks* runs from the disk *named*, or from any if none is. Pure.
+
+    Rescue systems run from memory, from a file in it, from a disk in the network, or from one that nobody names.
+    """
+    return any(
+        "/" in disk.mounted
+        and disk.kind != "loop"
+        and not str(disk.path).startswith(NO_DISKS)
+        and named in (None, disk.path, disk.part_of)
+        for disk in disks
+    )
 
 
 def installer_of(cargo: Cargo, store: Store) -> Installer:

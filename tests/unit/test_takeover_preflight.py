@@ -1,6 +1,7 @@
 """Which running machines can become a proxy, and what is said of the others: everything at once."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -153,6 +154,10 @@ def test_a_card_that_is_no_hardware_is_refused_but_for_a_bridge_over_one() -> No
 def test_a_machine_runs_from_a_disk_when_its_root_is_there() -> None:
     assert is_running_from(stock().disks)
     assert not is_running_from(parsed(lsblk("vda").replace('"/"', '"/mnt"')))
+    assert is_running_from(stock().disks, Path("/dev/vda"))
+    assert not is_running_from(stock().disks, Path("/dev/vdb"))  # a rescue system on a disk of its own
+    assert not is_running_from(parsed(lsblk("nbd0")))
+    assert not is_running_from(parsed(lsblk("loop0").replace('"disk"', '"loop"').replace('"part"', '"loop"')))
 
 
 def test_another_disk_than_the_one_that_was_judged_is_not_written_to() -> None:
