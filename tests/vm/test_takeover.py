@@ -24,7 +24,7 @@ from imagebuilder.secrets.keys import credentials
 from imagebuilder.shipping.disks import COLUMNS, parsed
 from imagebuilder.shipping.far_disk import far_disks, restart
 from imagebuilder.shipping.gate import Cleared
-from imagebuilder.shipping.remote import Address, connected
+from imagebuilder.shipping.remote import Address, RemoteError, connected
 from imagebuilder.shipping.takeover.passage import arrive, leave, load, settings_of
 from imagebuilder.shipping.transfer import upload
 from imagebuilder.topology import Role
@@ -34,6 +34,7 @@ from imagebuilder.vm.namespace import inside
 from imagebuilder.vm.qemu import OVMF_VARIABLES
 from imagebuilder.vm.readiness import wait_until_mail_flows
 from imagebuilder.vm.session import Session, Subject, session
+from imagebuilder.vm.waiting import Seen, wait_for
 from tests.unit.keys import ssh_pair
 from tests.vm.stock import stock_disk
 
@@ -120,6 +121,15 @@ def stock_machine(site: Site, running: Session, address: IPv4Interface) -> tuple
         options=("IdentitiesOnly=yes", "IdentityAgent=none"),
     )
     return machine, there
+
+
+def hostname(there: Address) -> str:
+    """Return the name of the system that answers, or why none does."""
+    try:
+        with connected(there) as shell:
+            return shell.text("cat /etc/hostname")
+    except RemoteError as error:
+        return str(error)
 
 
 def cargo_of(site: Site, running: Session) -> Cargo:
@@ -217,14 +227,15 @@ def test_a_machine_whose_operator_does_not_come_back_runs_its_old_system_again(s
                         assert way.judgement.network is not None
                         settings = settings_of(way.judgement.network, run="left-alone", patience_min=2, keys=())
                         leave(shell, load(shell, site.installer, settings))
-                    arrive(lambda: connected(there), "left-alone", within_s=running.accelerator.patience.seconds(60))
-                machine.starts_anew()
-                machine.wait_for_hello()
-                assert machine.succeed("cat /etc/hostname").strip() == "installer"
-                machine.starts_anew()
-                machine.wait_for_hello()
-                assert machine.succeed("cat /etc/hostname").strip() == "stock"
-                assert machine.read_file(NETWORK)
+                    patience = running.accelerator.patience
+                    arrive(lambda: connected(there), "left-alone", within_s=patience.seconds(60))
+                    assert hostname(there) == "installer"
+
+                    def look() -> Seen:
+                        name = hostname(there)
+                        return Seen(name == "stock", name)
+
+                    wait_for("the old system", look, within_s=120 + patience.seconds(60), every_s=5)
             except BaseException as failure:
                 failure.add_note(machine.report())
                 raise
