@@ -85,8 +85,8 @@ def mail_checks(topology: Topology, host: str) -> tuple[Check, ...]:
     recipient = next((box.address for box in topology.mail.mailboxes if not box.send_only), None)
     name = topology.proxy.hostname
     checks = [
-        _asked("mail from outside (25)", lambda: _smtp(host, name, str(recipient) if recipient else None)),
-        _asked("submission (587)", lambda: _submission(host, name)),
+        _asked("mail from outside (25)", lambda: _smtp(host, str(recipient) if recipient else None)),
+        _asked("submission (587)", lambda: _submission(host)),
         _asked("IMAP (993)", lambda: _imaps(host, name)),
     ]
     if checks[0].right is False and checks[1].right and "timed out" in checks[0].said:
@@ -108,9 +108,9 @@ class _RefusedError(ImagebuilderError):
     """A server answered, but not as it has to."""
 
 
-def _smtp(host: str, name: str, recipient: str | None) -> str:
+def _smtp(host: str, recipient: str | None) -> str:
     """Offer a message for *recipient* as a stranger does, and go away before it."""
-    with _greeted(host, SMTP, name) as server:
+    with _greeted(host, SMTP) as server:
         if recipient is None:
             return "greets"
         _expect(server.mail(""), "MAIL FROM:<>")
@@ -118,21 +118,23 @@ def _smtp(host: str, name: str, recipient: str | None) -> str:
         return f"takes mail for {recipient}, so the client answers through the tunnel"
 
 
-def _submission(host: str, name: str) -> str:
-    with _greeted(host, SUBMISSION, name) as server:
+def _submission(host: str) -> str:
+    with _greeted(host, SUBMISSION) as server:
         if not server.has_extn("starttls"):
             raise _RefusedError("offers no STARTTLS")
+        name = (server.ehlo_resp or b"").split()[0].decode()
         server.starttls(context=_any_certificate())
         return f"greets as {name}, with {server.sock.version()}"  # type: ignore[union-attr]
 
 
 @contextlib.contextmanager
-def _greeted(host: str, port: int, name: str) -> Iterator[smtplib.SMTP]:
-    """Yield a dialogue with the server at *port*, which must call itself *name*."""
-    server = smtplib.SMTP(timeout=ANSWER_S)
+def _greeted(host: str, port: int) -> Iterator[smtplib.SMTP]:
+    """Yield a dialogue with the server at *port*."""
+    try:
+        server = smtplib.SMTP(host, port, timeout=ANSWER_S)
+    except smtplib.SMTPConnectError as error:
+        raise _RefusedError(f"greets with {error.smtp_code} {error.smtp_error!r}") from None
     with contextlib.closing(server):
-        code, greeting = server.connect(host, port)
-        _expect((code, greeting), "the connection")
         _expect(server.ehlo(_literal(server.sock)), "EHLO")
         yield server
         with contextlib.suppress(OSError, smtplib.SMTPException):

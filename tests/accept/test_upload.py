@@ -25,7 +25,7 @@ from imagebuilder.shipping.remote import Address, RemoteError, connected
 from imagebuilder.shipping.transfer import Tally, upload
 from imagebuilder.store.folder import Store
 from imagebuilder.tools import Tools
-from imagebuilder.topology import Role
+from imagebuilder.topology import Role, load_public_keys
 from tests.accept.rescue_room import Rescue, Road, free_port, loop, rescue
 from tests.accept.test_canaries import watched
 from tests.unit.images import MIB, SECRETS, SIZE, small_image
@@ -467,3 +467,24 @@ def test_a_disk_that_is_not_there_in_use_or_too_small_is_refused(
     monkeypatch.setattr("imagebuilder.commands.upload.needed_bytes", lambda _: 2 * LARGE)
     assert main(upload_command(host, disk, tmp_path, "--yes")) == 2
     assert f"it holds {LARGE:,} bytes, the system needs" in capsys.readouterr().err
+
+
+def test_status_knows_a_host_by_its_key_and_says_what_is_wrong_with_it(
+    host: Rescue, made: Generation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["status", "proxy", f"root@127.0.0.1:{host.port}", "--identity", str(host.folder / "id")]
+    argv += ["-t", str(tmp_path / "topology.toml")]
+
+    assert main(argv) == 1
+    assert "WRONG ssh: 127.0.0.1: its host key is not the one of this generation" in capsys.readouterr().out
+
+    public = made.topology.with_suffix(".public.toml")
+    ours, its = (load_public_keys(public).ssh.proxy, (host.folder / "hostkey.pub").read_text().strip())
+    public.write_text(public.read_text().replace(ours, its))
+    assert main([*argv, "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    right = {check["name"]: check["right"] for check in told["checks"]}
+    # A rescue system that we may log in to, and nothing else.
+    assert (told["right"], right.pop("ssh")) == (False, True)
+    assert set(right.values()) == {False}
+    assert len(right) == 6

@@ -28,6 +28,7 @@ from tests.unit.keys import ssh_pair
 
 pytestmark = [
     pytest.mark.vm,
+    pytest.mark.nightly,  # a boot of its own
     pytest.mark.skipif(os.geteuid() != 0 or not Path("/dev/loop-control").exists(), reason="loop devices need root"),
 ]
 
