@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any, TypeVar
 
 from imagebuilder.errors import ExitStatus, ImagebuilderError
 
@@ -79,7 +81,13 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 _running: set[subprocess.Popen[bytes]] = set()
-_stopping = threading.Event()
+ATTENTIVE_S = 0.5
+"""The main thread moves so often while it waits: a signal may reach any thread, and is heeded when that one moves."""
+
+Outcome = TypeVar("Outcome")
+
+_here = threading.local()
+"""What this thread works for: ``stopping``, an event, when it is one of Workers'."""
 
 
 def end(process: subprocess.Popen[bytes], *, politely_s: float = 0) -> None:
@@ -107,18 +115,51 @@ class StoppedError(ImagebuilderError):
 class Workers(ThreadPoolExecutor):
     """Threads that run processes; an interruption ends those at once, instead of waiting for all that is queued."""
 
+    def __init__(self, max_workers: int) -> None:
+        # Set for good: a thread whose start was interrupted runs on, and nobody waits for it below.
+        self._stopping = threading.Event()
+        super().__init__(max_workers, initializer=setattr, initargs=(_here, "stopping", self._stopping))
+
+    def map(
+        self, fn: Callable[..., Outcome], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
+    ) -> Iterator[Outcome]:
+        """Begin *fn* for all that *iterables* give, and return what it gives, in their order."""
+        return _outcomes([self.submit(fn, *arguments) for arguments in zip(*iterables, strict=False)], timeout)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        if kind is None or not issubclass(kind, KeyboardInterrupt):
-            return super().__exit__(kind, error, traceback)
-        _stopping.set()
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._stop()
         try:
-            for process in tuple(_running):
-                process.kill()
             return super().__exit__(kind, error, traceback)
-        finally:
-            _stopping.clear()
+        except KeyboardInterrupt:  # while waiting for the others, after one has failed
+            self._stop()
+            raise
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        for process in tuple(_running):
+            process.kill()
+
+
+def _outcomes(futures: Sequence[Future[Outcome]], timeout_s: float | None) -> Iterator[Outcome]:
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    try:
+        for future in futures:
+            while not future.done():
+                if deadline is not None and time.monotonic() > deadline:
+                    raise TimeoutError
+                wait([future], ATTENTIVE_S)
+            yield future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _stopped() -> bool:
+    """Say whether this thread is to begin nothing more."""
+    return hasattr(_here, "stopping") and _here.stopping.is_set()
 
 
 def run(
@@ -138,6 +179,8 @@ def run(
     *name* is what the operator knows the program by, when argv doesn't say. The open files *pass_fds* are the child's
     too, under the same numbers.
     """
+    if _stopped():
+        raise StoppedError
     if verbose:
         say(shlex.join(argv))
     surroundings = environment(env)
@@ -191,7 +234,7 @@ def _ended(
     with process:
         _running.add(process)
         try:
-            if _stopping.is_set():
+            if _stopped():
                 raise StoppedError
             said = process.communicate(stdin, timeout_s)
         except subprocess.TimeoutExpired as error:
@@ -202,6 +245,6 @@ def _ended(
             raise
         finally:
             _running.discard(process)
-    if _stopping.is_set():
+    if _stopped():
         raise StoppedError
     return said

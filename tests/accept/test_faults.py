@@ -99,7 +99,7 @@ def test_ctrl_c_ends_a_build_at_once_and_leaves_nothing(
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
 
-    assert process.returncode == 130
+    assert process.returncode == 130, said.decode()
     assert said.decode().splitlines()[-1] == "stopped"
     assert b"Traceback" not in said
     assert time.monotonic() - began < 30
@@ -129,8 +129,8 @@ def test_a_build_that_was_killed_takes_mkosi_with_it_and_the_next_one_goes_on(
         time.sleep(0.2)
     wait_for_packages(store, second)
     os.killpg(second.pid, signal.SIGTERM)
-    second.communicate(timeout=60)
-    assert second.returncode == 130
+    _, said = second.communicate(timeout=60)
+    assert second.returncode == 130, said.decode()
     nothing_stays(store)
 
 

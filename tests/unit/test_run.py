@@ -102,3 +102,40 @@ def test_an_interruption_ends_what_threads_run_and_begins_nothing_more(tmp_path:
     assert b"KeyboardInterrupt" in said
     wait_until_gone(child)
     assert [path.name for path in tmp_path.iterdir()] == ["pid"]
+
+
+def test_an_interruption_that_reaches_another_thread_is_heeded_all_the_same() -> None:
+    code = (
+        "import signal, threading\n"
+        "from imagebuilder.run import run, Workers\n"
+        "def work(_):\n"
+        "    signal.pthread_kill(threading.get_ident(), signal.SIGINT)\n"
+        "    run(['sleep', '60'])\n"
+        "with Workers(max_workers=1) as pool:\n"
+        "    list(pool.map(work, [1]))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, timeout=30, check=False)
+
+    assert ended.returncode
+    assert b"KeyboardInterrupt" in ended.stderr
+
+
+def test_an_interruption_while_a_thread_begins_lets_it_run_nothing(tmp_path: Path) -> None:
+    code = (
+        "import threading, time\n"
+        "from imagebuilder.run import run, Workers\n"
+        "start = threading.Thread.start\n"
+        "def interrupted(thread):\n"
+        "    start(thread)\n"
+        "    raise KeyboardInterrupt\n"
+        "threading.Thread.start = interrupted\n"
+        "def work(_):\n"
+        "    time.sleep(1)\n"
+        f"    run(['sh', '-c', 'touch {tmp_path}/begun; exec sleep 60'])\n"
+        "with Workers(max_workers=1) as pool:\n"
+        "    list(pool.map(work, [1]))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, timeout=30, check=False)
+
+    assert b"KeyboardInterrupt" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
