@@ -31,8 +31,8 @@ def environment() -> Environment:
 
 
 def services_of(site: Site) -> tuple[Service, ...]:
-    """Return the services that *site*'s role has. Pure."""
-    return tuple(service for service in SERVICES if site.role in service.roles)
+    """Return the services that *site*'s role has in its topology. Pure."""
+    return tuple(service for service in SERVICES if site.role in service.roles and service.wanted(site.topology))
 
 
 def overlay_files(service: Service) -> Iterator[tuple[PurePosixPath, Path]]:

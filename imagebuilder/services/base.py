@@ -20,6 +20,11 @@ class Values:
     """What one overlay's templates may refer to; each service has a subclass."""
 
 
+def always(_: Topology) -> bool:
+    """Return that every topology has it."""
+    return True
+
+
 @dataclass(frozen=True)
 class Service:
     """One service of an image: an overlay folder of the same name, its values, what is enabled."""
@@ -30,5 +35,7 @@ class Service:
     """Images that it is part of."""
     values: Callable[[Site], Values]
     """Makes the values that the overlay's templates refer to."""
+    wanted: Callable[[Topology], bool] = always
+    """Whether a topology has it; its overlay is left out otherwise."""
     units: tuple[str, ...] = ()
     """systemd units to enable (wanted by multi-user.target, sockets.target, timers.target, paths.target by suffix)."""

@@ -135,6 +135,11 @@ def owner_rows(topology: Topology, taken: Mapping[str, tuple[str, ...]]) -> tupl
     return tuple(Row(address, ",".join(logins or [NOBODY])) for address, logins in sorted(owners.items()))
 
 
+def largest_message_bytes(topology: Topology) -> int:
+    """Return the largest message that Postfix takes, in bytes."""
+    return max(domain.max_message_mib for domain in topology.mail.domains) * MIB + TRACE_BYTES
+
+
 def postfix_values(site: Site) -> PostfixValues:
     """Return the values of Postfix."""
     topology = site.topology
@@ -151,7 +156,7 @@ def postfix_values(site: Site) -> PostfixValues:
         srs_forward_port=SRS_FORWARD_PORT,
         srs_reverse_port=SRS_REVERSE_PORT,
         relay_port=RELAY_PORT,
-        max_message_bytes=max(domain.max_message_mib for domain in topology.mail.domains) * MIB + TRACE_BYTES,
+        max_message_bytes=largest_message_bytes(topology),
         domains=tuple(sorted(domain.name for domain in topology.mail.domains)),
         mailboxes=tuple(sorted(box.address for box in topology.mail.mailboxes)),
         send_only=tuple(sorted(box.address for box in topology.mail.mailboxes if box.send_only)),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from imagebuilder.services.base import Service, Site, Values
-from imagebuilder.services.postfix import LOCAL_PORT
+from imagebuilder.services.postfix import LOCAL_PORT, largest_message_bytes
 from imagebuilder.topology import Role
 
 CREDENTIALS = "/run/credentials/rspamd.service"
@@ -47,6 +47,10 @@ class RspamdValues(Values):
     """Most messages of a user in an hour."""
     source_hourly: int
     """Most messages of one address outside in an hour."""
+    virus_scanner: bool
+    """Whether ClamAV is asked about every message."""
+    max_message_bytes: int
+    """The largest message that comes."""
 
 
 def rspamd_values(site: Site) -> RspamdValues:
@@ -63,6 +67,8 @@ def rspamd_values(site: Site) -> RspamdValues:
         greylist_score=max(1, wanted.junk_score * GREYLIST_SHARE[0] // GREYLIST_SHARE[1]) if wanted.greylisting else 0,
         user_hourly=wanted.user_messages_per_hour,
         source_hourly=wanted.source_messages_per_hour,
+        virus_scanner=wanted.virus_scanner,
+        max_message_bytes=largest_message_bytes(site.topology),
     )
 
 

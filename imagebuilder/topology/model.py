@@ -191,6 +191,11 @@ class Filter(Model):
     """Most messages that a mailbox may send within an hour; more are put off."""
     source_messages_per_hour: Annotated[Whole, Field(ge=10, le=1_000_000)] = 2000
     """Most messages that one address outside may send us within an hour; more are put off."""
+    virus_scanner: Switch = False
+    """True: ClamAV looks through all mail, and what has a virus is refused in the dialogue. It takes 1.5 GB of memory,
+    for a minute twice that when signatures change; until the first ones are there, mail is put off."""
+    virus_signatures: HttpsUrl | None = None
+    """URL of a mirror of ClamAV's signatures; left out: the project's own servers, which learn the address at home."""
 
 
 class Bans(Model):

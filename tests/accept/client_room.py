@@ -42,6 +42,7 @@ ROOM = Path("/run/client")
 PROXY, CLIENT, HOME, ROUTER = "10.0.0.1", "10.0.0.2", "192.168.77.2", "192.168.77.1"
 STRANGER_4, STRANGER_6 = "198.51.100.25", "2001:db8:5::25"
 MX = "mx.stranger.example"
+MIRROR = "mirror.stranger.example"
 DEVICES = ("null", "zero", "full", "random", "urandom")
 PASSWORDS = {f"{name}@example.org": f"word of {name}" for name in ("alice", "bob", "robot")}
 
@@ -63,9 +64,12 @@ name = "club.example.net"
 dkim_selector = "s1"
 max_message_mib = 10
 
+[[mail.domains]]
+name = "bücher.example"
+
 [[mail.mailboxes]]
 address = "alice@example.org"
-aliases = ["info@club.example.net"]
+aliases = ["info@club.example.net", "laden@bücher.example"]
 sieve = '''
 require ["fileinto", "mailbox", "vacation"];
 # 100% of it, "quoted" \\o/
@@ -175,7 +179,13 @@ class ClientRoom:
             ("stranger.example.", "MX", f"10 {MX}."),
             ("stranger.example.", "TXT", txt(f"v=spf1 ip4:{STRANGER_4} ip6:{STRANGER_6} -all")),
             ("_dmarc.stranger.example.", "TXT", txt("v=DMARC1; p=reject")),
+            (
+                "_smtp._tls.stranger.example.",
+                "TXT",
+                txt("v=TLSRPTv1; rua=https://x.example/,mailto:tls@stranger.example"),
+            ),
             ("s._domainkey.stranger.example.", "TXT", txt(f"v=DKIM1; k=rsa; p={public}")),
+            (f"{MIRROR}.", "A", ROUTER),
             (f"{MX}.", "A", STRANGER_4),
             (f"{MX}.", "AAAA", STRANGER_6),
             # Rspamd reads addresses for reports with the list of real top-level domains
@@ -244,7 +254,8 @@ class ClientRoom:
             uid, gid = self.account(user)
             kept = f"-all,+{capability}" if capability else "-all"
             enter += ["/usr/bin/setpriv", "--reuid", str(uid), "--regid", str(gid), "--no-new-privs"]
-            enter += ["--groups", str(self.account(groups)[1])] if groups else ["--clear-groups"]
+            known = ",".join(str(self.account(group)[1]) for group in groups.split())
+            enter += ["--groups", known] if groups else ["--clear-groups"]
             enter += [f"--inh-caps={kept}", f"--ambient-caps={kept}", f"--bounding-set={kept}"]
         return [*enter, "/usr/bin/env", "-i", "PATH=/usr/sbin:/usr/bin", "LC_ALL=C.UTF-8", *command]
 
@@ -307,7 +318,7 @@ class ClientRoom:
         self.daemon("valkey", ["valkey-server", "/etc/valkey/valkey.conf"], user="valkey")
         self._credentials("rspamd.service", "_rspamd", "dkim.")
         self.until(lambda: (self.root / "run/valkey/valkey.sock").exists(), "Valkey")
-        self.daemon("rspamd", ["rspamd", "-c", "/etc/rspamd/rspamd.conf", "-f"], user="_rspamd", groups="valkey")
+        self.daemon("rspamd", ["rspamd", "-c", "/etc/rspamd/rspamd.conf", "-f"], user="_rspamd", groups="valkey clamav")
         self._credentials("dovecot.service", "root", "mailboxes.")
         drop_in = self.root / "etc/systemd/system/dovecot.service.d/60-imagebuilder.conf"
         for line in drop_in.read_text().splitlines():

@@ -10,7 +10,7 @@ import pytest
 
 from imagebuilder.tools import Tools
 from imagebuilder.vm.namespace import has_many_users, inside
-from tests.accept.client_room import ClientRoom
+from tests.accept.client_room import TOPOLOGY, ClientRoom
 
 Story = Callable[[ClientRoom], None]
 
@@ -21,6 +21,8 @@ class Stories:
 
     running: bool
     """Whether the daemons run."""
+    described: str = TOPOLOGY
+    """The topology's text."""
     told: dict[str, Story] = field(default_factory=dict)
 
     def __call__(self, story: Story) -> Callable[[dict[str, str] | None], None]:
@@ -45,7 +47,7 @@ class Stories:
     def _tell(self, tools: Tools, packages: Path) -> dict[str, str] | None:
         if not has_many_users():
             return None
-        room = ClientRoom(tools, packages)
+        room = ClientRoom(tools, packages, self.described)
         try:
             room.lay_out()
             if self.running:
