@@ -20,6 +20,8 @@ from imagebuilder.services import (
     rspamd,
     sshd,
     system,
+    tls_report,
+    tls_results,
     tunnel,
     unbound,
     valkey,
@@ -41,6 +43,7 @@ SERVICES: tuple[Service, ...] = (
     caddy.SERVICE,
     haraka_in.SERVICE,
     haraka_out.SERVICE,
+    tls_results.SERVICE,
     # the client, in the order that a message takes
     network_client.SERVICE,
     firewall_client.SERVICE,
@@ -52,6 +55,7 @@ SERVICES: tuple[Service, ...] = (
     dovecot.SERVICE,
     acme.SERVICE,
     ban_report.SERVICE,
+    tls_report.SERVICE,
 )
 
 __all__ = ["SERVICES", "Service", "Site", "Values"]

@@ -7,6 +7,7 @@ from imagebuilder.services.ban_door import DOOR_PORT
 from imagebuilder.services.base import Service, Site, Values
 from imagebuilder.services.haproxy import IMAPS_PORT, SUBMISSION_PORT
 from imagebuilder.services.haraka_out import RELAY_PORT
+from imagebuilder.services.tls_results import RESULTS_PORT
 from imagebuilder.topology import Role
 
 IP_AND_TCP_BYTES = 40
@@ -29,6 +30,8 @@ class FirewallProxyValues(Values):
     """The other end."""
     ban_door_port: int
     """Where the client names who guesses passwords."""
+    results_port: int
+    """Where the client asks how TLS went."""
     ban_minutes: int
     """How long such an address is kept out."""
     spared_4: tuple[str, ...]
@@ -62,6 +65,7 @@ def firewall_proxy_values(site: Site) -> FirewallProxyValues:
         proxy_address=str(tunnel.proxy_address),
         client_address=str(tunnel.client_address),
         ban_door_port=DOOR_PORT,
+        results_port=RESULTS_PORT,
         ban_minutes=bans.ban_minutes,
         spared_4=disjoint(4, ip_network("127.0.0.0/8"), tunnel.network, ip_network(proxy.ipv4.ip), *bans.never),
         spared_6=disjoint(6, ip_network("::1"), *([ip_network(proxy.ipv6.ip)] if proxy.ipv6 else []), *bans.never),

@@ -3,10 +3,14 @@
 import email
 import gzip
 import imaplib
+import json
 import smtplib
+import socket
 import ssl
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dns.flags
@@ -22,6 +26,7 @@ from tests.accept.client_letters import USER, content_of, letter, only, proxy_he
 from tests.accept.client_room import (
     CLIENT,
     HOME,
+    MX,
     PASSWORDS,
     PROXY,
     ROUTER,
@@ -29,12 +34,14 @@ from tests.accept.client_room import (
     ClientRoom,
 )
 from tests.accept.client_stories import Stories
+from tests.accept.proxy_room import Unit
 
 pytestmark = pytest.mark.accept
 
 story = Stories(running=True)
 ALICE, BOB, ROBOT = PASSWORDS
 CLUB = "info@club.example.net"
+SHOP = "laden@xn--bcher-kva.example"
 GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X\n"
 
 
@@ -81,6 +88,75 @@ def test_a_domain_that_asks_for_it_is_told_who_used_its_name(room: ClientRoom) -
     assert "<domain>curious.example.com</domain>" in told
     assert "<source_ip>198.51.100.25</source_ip>" in told
     assert "<spf>pass</spf>" in told
+
+
+@story
+def test_a_domain_that_asks_for_it_is_told_how_tls_went_and_the_proxys_other_words_are_not_repeated(
+    room: ClientRoom,
+) -> None:
+    policy = {"policy-type": "sts", "policy-string": ["version: STSv1"], "mx-host": [MX], "note": "buy this"}
+    went = {"policy": policy, "mx": MX, "ip": "198.51.100.25", "from": "198.18.0.10"}
+    sessions = [
+        *3 * [went | {"domain": "stranger.example", "result": "success"}],
+        *2 * [went | {"domain": "stranger.example", "result": "certificate-expired"}],
+        went | {"domain": "stranger.example", "result": "buy this"},
+        went | {"domain": "plain.example", "result": "success"},  # which does not ask
+        went | {"domain": "victim@stranger.example", "result": "success"},
+        went | {"domain": "example.org", "result": "success"},  # ours
+    ]
+    before = len(room.sent)
+
+    with answers_once(room, "\n".join(json.dumps(each) for each in sessions) + "\nno JSON\n") as questions:
+        unit = Unit.read(room.root / "usr/lib/systemd/system/tls-report.service")
+        assert room.as_user("nobody", "", ["env", *unit.words("Environment"), unit.one("ExecStart"), "2026-11-25"])
+
+    room.until(lambda: len(room.sent) > before, "a report")
+    assert questions == ["2026-11-25\n"]
+    (report,) = room.sent[before:]
+    assert report.rcpt_tos == ["tls@stranger.example"]
+    content = content_of(report)
+    assert room.signature_holds(content)
+    assert b"buy this" not in content
+    message = email.message_from_bytes(content)
+    assert message["TLS-Report-Domain"] == "stranger.example"
+    assert message["TLS-Report-Submitter"] == "example.org"
+    assert message["TLS-Required"] == "No"
+    assert message.get_content_type() == "multipart/report"
+    assert message.get_param("report-type") == "tlsrpt"
+    part = next(part for part in message.walk() if part.get_content_type() == "application/tlsrpt+gzip")
+    assert part.get_filename() == "example.org!stranger.example!1795564800!1795651199.json.gz"
+    told = json.loads(gzip.decompress(bytes(part.get_payload(decode=True))))
+    assert message["Subject"].split()[2:5:2] == ["stranger.example", "example.org"]
+    assert told["report-id"] in message["Subject"]
+    assert told["date-range"]["start-datetime"] == "2026-11-25T00:00:00Z"
+    (judged,) = told["policies"]
+    assert judged["policy"] == {
+        "policy-type": "sts", "policy-string": ["version: STSv1"], "mx-host": [MX], "policy-domain": "stranger.example",
+    }  # fmt: skip
+    assert judged["summary"] == {"total-successful-session-count": 3, "total-failure-session-count": 2}
+    (failure,) = judged["failure-details"]
+    assert failure == {
+        "result-type": "certificate-expired", "failed-session-count": 2, "receiving-mx-hostname": MX,
+        "receiving-ip": "198.51.100.25", "sending-mta-ip": "198.18.0.10",
+    }  # fmt: skip
+
+
+@contextmanager
+def answers_once(room: ClientRoom, text: str) -> Iterator[list[str]]:
+    """Play the proxy's part for one question, which is in the list that is yielded."""
+    questions: list[str] = []
+    with entered("proxy"):
+        listening = socket.create_server((PROXY, 2528))
+
+    def answer() -> None:
+        with listening, listening.accept()[0] as connection:
+            questions.append(connection.makefile().readline())
+            connection.sendall(text.encode())
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    yield questions
+    thread.join(10)
 
 
 @story
@@ -216,6 +292,31 @@ def test_an_alias_in_another_domain_is_signed_by_that_domain(room: ClientRoom) -
 
     assert b"d=club.example.net" in content
     assert room.signature_holds(content)
+
+
+@story
+def test_a_domain_in_another_script_is_one_like_others(room: ClientRoom) -> None:
+    friend = "friend@stranger.example"
+    assert room.deliver(SHOP, "for the shop")[0] == 250
+    room.receive(ALICE, "for the shop")
+
+    with room.submission(ALICE, PASSWORDS[ALICE]) as session:
+        session.sendmail(SHOP, [friend], letter(SHOP, friend, "from the shop", "hi\n"))
+
+    _, content = room.outgoing("from the shop")
+    assert b"d=xn--bcher-kva.example" in content
+    assert room.signature_holds(content)
+
+
+@story
+def test_an_address_in_another_script_is_refused_before_anything_is_sent(room: ClientRoom) -> None:
+    with room.stranger() as session:
+        assert not session.has_extn("smtputf8")
+        session.command_encoding = "utf-8"
+        for address in ("jürgen@stranger.example", "joe@bücher.example"):
+            assert session.docmd("MAIL", f"FROM:<{address}> SMTPUTF8")[0] >= 500
+    with room.submission(ALICE, PASSWORDS[ALICE]) as session:
+        assert not session.has_extn("smtputf8")
 
 
 @story

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from imagebuilder.render import render_role
 from imagebuilder.run import run
+from imagebuilder.secrets.keys import new_secrets, public_keys
+from imagebuilder.services import Site
 from imagebuilder.tools import Tools
-from imagebuilder.topology import Role
+from imagebuilder.topology import Role, Topology
 from imagebuilder.tree import Tree
 
 pytestmark = pytest.mark.accept
@@ -32,10 +35,20 @@ ROOT = {
 
 
 def units_of(tree: Tree) -> set[str]:
-    """Return the services that *tree* enables or starts by a socket."""
+    """Return the services that *tree* enables, or starts by a socket, a timer or a path."""
     enabled = {path.name for path in tree.links if path.parent.name.endswith(".wants")}
     by_socket = {f"{path.stem}@.service" for path in tree.links if path.suffix == ".socket"}
-    return {name for name in enabled | by_socket if name.endswith(".service")}
+    by_others = {f"{path.stem}.service" for path in tree.links if path.suffix in (".timer", ".path")}
+    return {name for name in enabled | by_socket | by_others if name.endswith(".service")}
+
+
+@pytest.fixture(scope="module")
+def rendered(topology: Topology) -> Callable[[Role], Tree]:
+    """Give the rendered tree of a role with every service that a topology can want."""
+    wanted = topology.filter.model_copy(update={"virus_scanner": True})
+    everything = topology.model_copy(update={"filter": wanted})
+    keys = public_keys(new_secrets(everything))
+    return lambda role: render_role(Site(everything, keys, role))
 
 
 @pytest.fixture(params=list(Role))

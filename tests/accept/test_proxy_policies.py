@@ -5,26 +5,30 @@ The world is one signed zone, as in the test bed. Each domain has a server of it
 """
 
 import hashlib
+import json
 import ssl
+import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from imagebuilder.dns.records import Record, txt
 from imagebuilder.topology import Role
-from imagebuilder.vm.authority import Issuer
-from imagebuilder.vm.mta import self_signed
+from imagebuilder.vm.authority import Issuer, tlsa
 from imagebuilder.vm.nameserver import NameServer, root_addresses
 from imagebuilder.vm.namespace import bind_over, entered
-from tests.accept.proxy_room import ROOM, Room, records, told_in_a_room
-from tests.accept.test_proxy_out import Mailbox, queued, sent_by_the_client, start_in
+from tests.accept.impostor import self_signed
+from tests.accept.proxy_room import PROXY_4, ROOM, Room, Unit, records, told_in_a_room
+from tests.accept.test_proxy_out import MAIL, Mailbox, queued, sent_by_the_client, start_in
 
 pytestmark = pytest.mark.accept
 
@@ -143,13 +147,6 @@ def web_server(address: str, pem: bytes, policy: str) -> Iterator[None]:
         server.server_close()
 
 
-def tlsa(pem: bytes) -> str:
-    """Return the TLSA record of the key of the certificate in *pem*."""
-    public = x509.load_pem_x509_certificates(pem)[0].public_key()
-    der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return f"3 1 1 {hashlib.sha256(der).hexdigest()}"
-
-
 @told_in_a_room
 def test_a_tlsa_record_alone_decides_about_a_servers_certificate(room: Room) -> None:
     world = Elsewhere(room)
@@ -199,6 +196,89 @@ def test_a_policy_wants_a_valid_certificate_and_a_named_host(room: Room) -> None
         world.send(*world.boxes)
         world.arrives("sts.example", "wild.example")
         world.waits("impostor.example", "misnamed.example", "stripped.example", "rerouted.example")
+
+
+@told_in_a_room
+def test_for_those_who_ask_it_is_written_down_how_tls_went(room: Room) -> None:
+    world = Elsewhere(room)
+    own, expired = self_signed("dane.example"), world.issuer.certify(["mx.expired.example"], days=-1)
+    world.domain("dane.example", own, ("_25._tcp.mx.dane.example", "TLSA", tlsa(own)))
+    world.domain("forged.example", self_signed("mx"), ("_25._tcp.mx.forged.example", "TLSA", tlsa(own)))
+    world.domain("sts.example", world.issuer.certify(["mx.sts.example"]))
+    world.domain("expired.example", expired)
+    world.domain("misnamed.example", world.issuer.certify(["mx.another.example"]))
+    world.domain("impostor.example", self_signed("mx.impostor.example"))
+    world.domain("stripped.example", None)
+    world.domain("rerouted.example", world.issuer.certify(["mx.rerouted.example"]))
+    strict = ("sts", "expired", "misnamed", "impostor", "stripped", "rerouted")
+    for name in strict:
+        world.announce(f"{name}.example", POLICY.format(f"{'mail' if name == 'rerouted' else 'mx'}.{name}.example"))
+    world.domain("silent.example", None)
+    world.records.append(Record("_mta-sts.silent.example.", "TXT", txt("v=STSv1; id=1"), "without its web server"))
+    world.domain("plain.example", None)
+    world.domain("incurious.example", own)
+    for name in world.boxes:
+        if name != "incurious.example":
+            said = txt(f"v=TLSRPTv1; rua=mailto:tls@{name}")
+            world.records.append(Record(f"_smtp._tls.{name}.", "TXT", said, "a stranger"))
+
+    with world.running():
+        world.send(*world.boxes)
+        world.arrives("dane.example", "sts.example", "plain.example", "silent.example", "incurious.example")
+        world.waits("forged.example", *(f"{name}.example" for name in strict[1:]))
+        log = room.daemons["haraka-out.service"]
+        room.until(lambda: len(sessions_told(room)) >= 11, "what is written down", log)
+
+    told = {(one["domain"], one["policy"]["policy-type"], one["result"]) for one in sessions_told(room)}
+    assert told == {
+        ("dane.example", "tlsa", "success"),
+        ("forged.example", "tlsa", "validation-failure"),
+        ("sts.example", "sts", "success"),
+        ("expired.example", "sts", "certificate-expired"),
+        ("misnamed.example", "sts", "certificate-host-mismatch"),
+        ("impostor.example", "sts", "certificate-not-trusted"),
+        ("stripped.example", "sts", "starttls-not-supported"),
+        ("rerouted.example", "sts", "validation-failure"),
+        ("silent.example", "sts", "sts-policy-fetch-error"),
+        ("silent.example", "no-policy-found", "starttls-not-supported"),
+        ("plain.example", "no-policy-found", "starttls-not-supported"),
+    }
+    (sent,) = (one for one in sessions_told(room) if one["domain"] == "sts.example")
+    assert sent["policy"]["policy-string"][0] == "version: STSv1"
+    assert sent["policy"]["mx-host"] == ["mx.sts.example"]
+    assert (sent["mx"], sent["from"]) == ("mx.sts.example", PROXY_4)
+
+
+def sessions_told(room: Room) -> list[dict[str, Any]]:
+    """Return what the client is told about today, as the unit of that socket answers it."""
+    unit = Unit.read(room.roots[Role.PROXY] / "etc/systemd/system/tls-results@.service")
+    uid, gid = room.account(Role.PROXY, unit.one("User"))
+    drop = ["setpriv", "--reuid", str(uid), "--regid", str(gid), "--clear-groups", "--no-new-privs"]
+    today = datetime.now(UTC).date().isoformat()
+    argv = ["chroot", str(room.roots[Role.PROXY]), *drop, unit.one("ExecStart")]
+    told = subprocess.run(argv, input=f"{today}\n".encode(), capture_output=True, check=True).stdout
+    return [json.loads(line) for line in told.splitlines()]
+
+
+@told_in_a_room
+def test_a_day_that_is_none_is_not_told(room: Room) -> None:
+    unit = Unit.read(room.roots[Role.PROXY] / "etc/systemd/system/tls-results@.service")
+    argv = ["chroot", str(room.roots[Role.PROXY]), unit.one("ExecStart")]
+
+    for question in (b"../queue\n", b"2026-11-2*\n", b""):
+        done = subprocess.run(argv, input=question, capture_output=True, check=False)
+        assert (done.returncode != 0, done.stdout) == (True, b"")
+
+
+@told_in_a_room
+def test_a_sender_may_say_that_a_message_arrives_whatever_becomes_of_tls(room: Room) -> None:
+    world = Elsewhere(room)
+    own = self_signed("mx.stripped.example")
+    world.domain("stripped.example", None, ("_25._tcp.mx.stripped.example", "TLSA", tlsa(own)))
+
+    with world.running():
+        sent_by_the_client(room, "someone@stripped.example", mail=f"TLS-Required: No\r\n{MAIL}")
+        world.arrives("stripped.example")
 
 
 @told_in_a_room

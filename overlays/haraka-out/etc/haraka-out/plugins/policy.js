@@ -3,24 +3,42 @@
 //
 // What can't be met is deferred and tried again; it never goes without. A server that demands nothing gets what TLS it
 // offers, as ever. Haraka itself can only be told in advance which hosts to force to TLS, and knows no TLSA records.
+// How it went is written down for domains that want reports about it (TLS-RPT).
 
 const path = require('node:path')
 const { Resolver } = require(path.join(__dirname, '../lib/resolver.js'))
 const { Policies, permits } = require(path.join(__dirname, '../lib/mta_sts.js'))
+const { Results } = require(path.join(__dirname, '../lib/results.js'))
+const { witness } = require(path.join(__dirname, '../lib/session.js'))
 const dane = require(path.join(__dirname, '../lib/dane.js'))
+
+const NO_POLICY = { 'policy-type': 'no-policy-found' }
 
 exports.register = function () {
     const settings = this.config.get('policy.ini').main
     this.resolver = new Resolver(require('dns-packet'), settings.resolver)
     this.policies = new Policies(this.resolver, settings.store)
+    this.results = new Results(this.resolver, settings.results)
+}
+
+// A sender may say that this message is to arrive, whatever becomes of TLS (RFC 8689 section 5): reports about TLS do.
+exports.hook_data_post = function (next, connection) {
+    const { header, notes } = connection.transaction
+    const said = header.get_all('TLS-Required').map((text) => text.trim().toLowerCase())
+    notes.tls_is_optional = said.length === 1 && said[0] === 'no'
+    next()
 }
 
 exports.hook_get_mx = function (next, hmail, domain) {
-    this.way_to(domain.toLowerCase()).then(
+    if (hmail.todo.notes.tls_is_optional) return next()
+    const told = (session) =>
+        this.results.add({ domain: domain.toLowerCase(), ...session }).catch((error) => this.logerror(`${error.message}`))
+    this.way_to(domain.toLowerCase(), told).then(
         (way) => {
             if (!way) return next()
-            demand(hmail, way.demands)
-            next(OK, way.hosts)
+            demand(hmail, way, told)
+            if (way.hosts) return next(OK, way.hosts)
+            next()
         },
         (error) => {
             this.lognotice(`${domain}: deferred: ${error.message}`)
@@ -29,17 +47,19 @@ exports.hook_get_mx = function (next, hmail, domain) {
     )
 }
 
-// Return {hosts, demands}: where mail for *domain* may go, and what has to hold there by name of host; null when nothing
-// is demanded, or there is nowhere to go.
-exports.way_to = async function (domain) {
+// Return {hosts, demands, policy}: where mail for *domain* may go, null when that is as DNS says, what has to hold there by
+// name of host, and the policy of the others; null when there is nowhere to go. What is found wrong now is *told*.
+exports.way_to = async function (domain, told) {
     const found = await this.resolver.ask(domain, 'MX')
     if (found.rcode === 'NXDOMAIN') return null
     if (found.rcode !== 'NOERROR') throw new Error(`MX of ${domain}: ${found.rcode}`)
     // RFC 5321 section 5.1: without MX the domain's own address
     const rows = found.rows.length ? found.rows : [{ preference: 0, exchange: domain }]
     if (rows.some(({ exchange }) => !exchange || exchange === '.')) return null
-    const policy = await this.policies.of(domain)
-    const enforced = policy?.mode === 'enforce' ? policy : null
+    const { policy: announced, failure } = await this.policies.of(domain)
+    const policy = announced && announced.mode !== 'none' ? sts(announced, domain) : { ...NO_POLICY, 'policy-domain': domain }
+    if (failure) told({ policy: { 'policy-type': 'sts', 'policy-domain': domain }, result: failure })
+    const enforced = announced?.mode === 'enforce' ? announced : null
 
     const demands = new Map()
     const hosts = []
@@ -48,39 +68,67 @@ exports.way_to = async function (domain) {
         const host = exchange.toLowerCase().replace(/\.$/, '')
         try {
             const records = found.secure ? await this.tlsa(host) : null
-            if (records) demands.set(host, { records })
+            if (records) demands.set(host, { records, policy: tlsa_policy(records, domain, host) })
             else if (enforced && !permits(enforced.mx, host)) throw new Error('not in the MTA-STS policy')
-            else if (enforced) demands.set(host, {})
+            else if (enforced) demands.set(host, { policy })
             hosts.push({ exchange: host, priority: preference })
         } catch (error) {
             left_out.push(`${host}: ${error.message}`)
+            const unsigned = error instanceof Unanswered
+            told({
+                policy: unsigned ? { 'policy-type': 'tlsa', 'policy-domain': domain, 'mx-host': [host] } : policy,
+                result: unsigned ? 'dnssec-invalid' : 'validation-failure',
+                mx: host,
+            })
         }
     }
     if (!hosts.length) throw new Error(left_out.join('; '))
-    return demands.size || left_out.length ? { hosts, demands } : null
+    return { hosts: demands.size || left_out.length ? hosts : null, demands, policy }
 }
+
+class Unanswered extends Error {}
 
 // Return the usable TLSA records of *host*, null when it has none; throw when that can't be found out, as an attacker
 // could see to that (RFC 7672 section 2.1).
 exports.tlsa = async function (host) {
     const address = await this.resolver.ask(host, 'A')
-    if (!['NOERROR', 'NXDOMAIN'].includes(address.rcode)) throw new Error(`A: ${address.rcode}`)
+    if (!['NOERROR', 'NXDOMAIN'].includes(address.rcode)) throw new Unanswered(`A: ${address.rcode}`)
     if (!address.secure) return null
     const found = await this.resolver.ask(`_25._tcp.${host}`, 'TLSA')
-    if (!['NOERROR', 'NXDOMAIN'].includes(found.rcode)) throw new Error(`TLSA: ${found.rcode}`)
+    if (!['NOERROR', 'NXDOMAIN'].includes(found.rcode)) throw new Unanswered(`TLSA: ${found.rcode}`)
     return found.secure && found.rows.length ? dane.usable(found.rows) : null
 }
+
+// Both kinds of policy as reports have them (RFC 8460 section 4.4).
+const sts = ({ text, mx }, domain) => ({
+    'policy-type': 'sts',
+    'policy-string': (text || '').split(/\r?\n/).filter(Boolean),
+    'policy-domain': domain,
+    'mx-host': mx,
+})
+const tlsa_policy = (records, domain, host) => ({
+    'policy-type': 'tlsa',
+    'policy-string': records.map(
+        ({ usage, selector, matchingType, certificate }) =>
+            `${usage} ${selector} ${matchingType} ${certificate.toString('hex')}`,
+    ),
+    'policy-domain': domain,
+    'mx-host': [host],
+})
 
 // Hosts are looked up before they are connected to.
 const name_of = (mx) => (mx.from_dns || mx.exchange || '').toLowerCase()
 
-// See to it that *hmail* goes to no host that does not meet its demand.
-function demand(hmail, demands) {
+// See to it that *hmail* goes to no host that does not meet its demand, and that each session is *told* of.
+function demand(hmail, { demands, policy }, told) {
     hmail.get_force_tls = (mx) => demands.has(name_of(mx))
     const deliver = hmail.try_deliver_host_on_socket
     hmail.try_deliver_host_on_socket = function (mx, host, port, socket) {
-        const records = demands.get(name_of(mx))?.records
-        if (records) judged_by_dane(socket, records, name_of(mx))
+        const own = demands.get(name_of(mx))
+        if (own?.records) judged_by_dane(socket, own.records, name_of(mx))
+        witness(socket, Boolean(own), (result) =>
+            told({ policy: own?.policy || policy, result, mx: name_of(mx), ip: host, from: socket.localAddress }),
+        )
         return deliver.call(this, mx, host, port, socket)
     }
 }

@@ -21,18 +21,26 @@ class Policies {
         }
     }
 
-    // Return the policy of *domain*, {mode, mx}, or null. What can't be fetched now is what it was before.
+    // Return {policy, failure}: the policy of *domain*, {mode, mx, text}, or null, and what went wrong with a newer one, in
+    // the words of RFC 8460. What can't be fetched now is what it was before.
     async of(domain) {
         const known = this.known.get(domain)
         const current = known && known.expires > Date.now() ? known : null
         const id = await this.announced(domain).catch(() => null)
-        if (id === null || (current && current.id === id)) return current
+        if (id === null || (current && current.id === id)) return { policy: current }
+        let text
         try {
-            const policy = parsed(await fetched(`mta-sts.${domain}`))
-            this.remember(domain, { ...policy, id, expires: Date.now() + policy.maxAge * 1000 })
-            return this.known.get(domain)
+            text = await fetched(`mta-sts.${domain}`)
+        } catch (error) {
+            const distrusted = /^(ERR_TLS|CERT_|DEPTH_ZERO|SELF_SIGNED|UNABLE_TO_)/.test(error.code)
+            return { policy: current, failure: distrusted ? 'sts-webpki-invalid' : 'sts-policy-fetch-error' }
+        }
+        try {
+            const policy = parsed(text)
+            this.remember(domain, { ...policy, text, id, expires: Date.now() + policy.maxAge * 1000 })
+            return { policy: this.known.get(domain) }
         } catch {
-            return current
+            return { policy: current, failure: 'sts-policy-invalid' }
         }
     }
 
