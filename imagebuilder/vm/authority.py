@@ -1,6 +1,7 @@
 """The certificate authority of the world: pebble, behind a front that has the directory's real name. Owns both."""
 
 import datetime
+import hashlib
 import http.client
 import json
 import ssl
@@ -137,6 +138,14 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.IPAddress(ip_address(name))
     except ValueError:
         return x509.DNSName(name)
+
+
+def tlsa(pem: bytes) -> str:
+    """Return the TLSA record, as in a zone file, that names the key of the first certificate in *pem*. Pure."""
+    public = x509.load_pem_x509_certificates(pem)[0].public_key()
+    der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    # of the server itself, its key, by SHA-256 (RFC 7672 section 3.1.1)
+    return f"3 1 1 {hashlib.sha256(der).hexdigest()}"
 
 
 def directory_hosts(directory: str) -> tuple[str, ...]:

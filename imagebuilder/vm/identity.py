@@ -25,7 +25,7 @@ IDENTITIES_MOST = 16
 """Older ones are removed; one takes some 200 kB."""
 MADE_S = 300.0
 """Seconds to wait for another run that makes the same thing."""
-MADE_OF = 2
+MADE_OF = 3
 """Raised when what an identity consists of changes."""
 
 

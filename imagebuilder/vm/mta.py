@@ -1,6 +1,5 @@
 """The stranger's mail server: a real Postfix that takes mail and keeps every message. Owns its processes."""
 
-import datetime
 import email
 import email.policy
 import os
@@ -11,11 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from email.message import EmailMessage
 from pathlib import Path
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import end, environment
@@ -88,8 +82,8 @@ class Received:
         return str(self.message["subject"])
 
 
-def postfix_configuration(folder: Path, domain: str, certificate: Path) -> str:
-    """Return the stranger's main.cf: mail for *domain* goes to one folder of files. Pure."""
+def postfix_configuration(folder: Path, domains: Sequence[str], certificate: Path) -> str:
+    """Return the stranger's main.cf: mail for *domains* goes to one folder of files. Pure."""
     return f"""\
 compatibility_level = 3.10
 queue_directory = {folder}/queue
@@ -98,8 +92,8 @@ mail_owner = postfix
 setgid_group = postdrop
 maillog_file_prefixes = {folder}, /dev/stdout
 maillog_file = /dev/stdout
-myhostname = mx.{domain}
-mydomain = {domain}
+myhostname = mx.{domains[0]}
+mydomain = {domains[0]}
 mydestination =
 local_recipient_maps =
 local_transport = error:nobody lives on this host
@@ -108,7 +102,7 @@ alias_database =
 mynetworks =
 smtpd_relay_restrictions = reject_unauth_destination
 inet_protocols = all
-virtual_mailbox_domains = {domain}
+virtual_mailbox_domains = {" ".join(domains)}
 virtual_mailbox_maps = static:inbox/
 virtual_mailbox_base = {folder}/mail
 virtual_uid_maps = static:902
@@ -128,13 +122,14 @@ smtpd_client_connection_count_limit = 0
 
 
 class MailServer:
-    """The mail server of *domain* on the outside host *host*."""
+    """The mail server of *domains* on the outside host *host*, which shows *certificate*, PEM."""
 
-    def __init__(self, tools: Tools, host: Host, folder: Path, domain: str) -> None:
+    def __init__(self, tools: Tools, host: Host, folder: Path, domains: Sequence[str], certificate: bytes) -> None:
         self._tools = tools
         self._host = host
         self._folder = folder
-        self._domain = domain
+        self._domains = tuple(domains)
+        self._certificate = certificate
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -187,9 +182,9 @@ class MailServer:
         (self._folder / "passwd").write_text(USERS)
         (self._folder / "group").write_text(GROUPS)
         certificate = self._folder / "certificate.pem"
-        certificate.write_bytes(self_signed(f"mx.{self._domain}"))
+        certificate.write_bytes(self._certificate)
         certificate.chmod(0o600)
-        main = postfix_configuration(self._folder, self._domain, certificate)
+        main = postfix_configuration(self._folder, self._domains, certificate)
         (self._folder / "etc/main.cf").write_text(main)
         (self._folder / "etc/master.cf").write_text(SERVICES)
 
@@ -231,25 +226,3 @@ def _first_field(text: bytes) -> tuple[bytes, bytes]:
 
 def _own(path: Path, user: int) -> None:
     os.chown(path, user, user)
-
-
-def self_signed(name: str, further: Sequence[str] = ()) -> bytes:
-    """Return a key and a certificate for *name* that nobody vouches for, PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=30))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(each) for each in (name, *further)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return private + certificate.public_bytes(serialization.Encoding.PEM)

@@ -106,12 +106,19 @@ class NameServer:
 
     def lie(self, false: Iterable[Record]) -> None:
         """Say *false* of these names and types, signed by a key that nobody should trust, until it is mended."""
-        false = tuple(false)
-        lied_about = {(record.owner, record.type) for record in false}
-        truth = (record for record in self._serving[0] if (record.owner, record.type) not in lied_about)
+        self._alter(false, None)
+
+    def change(self, changed: Iterable[Record]) -> None:
+        """Say *changed* of these names and types, signed as ever, until it is mended."""
+        self._alter(changed, self._serving[1])
+
+    def _alter(self, other: Iterable[Record], keys: Path | None) -> None:
+        other = tuple(other)
+        spoken_of = {(record.owner, record.type) for record in other}
+        kept = (record for record in self._serving[0] if (record.owner, record.type) not in spoken_of)
         self.stop()
         self._altered = True
-        self._serve((*truth, *false), None)
+        self._serve((*kept, *other), keys)
 
     def go_down(self) -> None:
         """Answer nobody until it is mended."""

@@ -27,17 +27,6 @@ from imagebuilder.vm.world import STRANGER_DOMAIN, Host
 IMAPS, SUBMISSION, SMTP = 993, 587, 25
 
 
-def tls() -> ssl.SSLContext:
-    """Return how people's programs do TLS.
-
-    The one place where certificates go unchecked: they are self-signed until the images get theirs by ACME.
-    """
-    unverified = ssl.create_default_context()
-    unverified.check_hostname = False
-    unverified.verify_mode = ssl.CERT_NONE
-    return unverified
-
-
 @dataclass(frozen=True)
 class Delivered:
     """A message as its reader gets it."""
@@ -90,11 +79,15 @@ def letter(sender: str, to: str, subject: str, body: str) -> EmailMessage:
     return message
 
 
+@dataclass(frozen=True)
 class _From:
-    """The SMTP client of the standard library, but calling from one of the world's hosts."""
+    """The clients of the standard library, but calling from one of the world's hosts."""
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
+    host: Host
+    trust: ssl.SSLContext
+    """How certificates are verified."""
+    name: str
+    """What they have to say, however the server is called."""
 
     def smtp(self, address: str, port: int, helo: str, within_s: float) -> smtplib.SMTP:
         """Return a dialogue that is past the greeting."""
@@ -104,16 +97,18 @@ class _From:
             def _get_socket(self, host_name: str, port: int, timeout: float) -> socket.socket:
                 return host.connect(host_name, port, within_s=timeout)
 
-        return Dialogue(address, port, local_hostname=helo, timeout=within_s)
+        dialogue = Dialogue(address, port, local_hostname=helo, timeout=within_s)
+        dialogue._host = self.name  # type: ignore[attr-defined]  # whom starttls asks the certificate for
+        return dialogue
 
     def imap(self, address: str, port: int, within_s: float) -> imaplib.IMAP4:
         """Return an IMAP session inside TLS, before login."""
-        host = self.host
+        host, trust, name = self.host, self.trust, self.name
 
         class Session(imaplib.IMAP4):
             def _create_socket(self, timeout: float | None) -> socket.socket:
                 plain = host.connect(self.host, self.port, within_s=timeout or within_s)
-                return tls().wrap_socket(plain, server_hostname=address)
+                return trust.wrap_socket(plain, server_hostname=name)
 
         return Session(address, port, timeout=within_s)
 
@@ -127,6 +122,8 @@ class Person:
     topology: Topology
     host: Host
     patience: Patience
+    trust: ssl.SSLContext = field(repr=False)
+    """How certificates are verified."""
     server: str = ""
     """The one name that mail programs are given; left out: the proxy's."""
     arrived: Callable[[Message], None] | None = None
@@ -137,10 +134,14 @@ class Person:
     def __post_init__(self) -> None:
         self.server = self.server or self.topology.proxy.hostname
 
+    @property
+    def _calling(self) -> _From:
+        return _From(self.host, self.trust, self.topology.proxy.hostname)
+
     @contextmanager
     def imap(self, *, password: str | None = None) -> Iterator[imaplib.IMAP4]:
         """Yield a session that is logged in; raises imaplib.IMAP4.error when the server refuses the login."""
-        session = _From(self.host).imap(self.server, IMAPS, self.patience.seconds(10))
+        session = self._calling.imap(self.server, IMAPS, self.patience.seconds(10))
         try:
             session.login(self.address, password or self.password)
             yield session
@@ -151,14 +152,14 @@ class Person:
     def submission(self, *, password: str | None = None) -> Iterator[smtplib.SMTP]:
         """Yield an SMTP dialogue that is logged in; raises smtplib.SMTPAuthenticationError when refused."""
         with self.plain_submission() as dialogue:
-            dialogue.starttls(context=tls())
+            dialogue.starttls(context=self.trust)
             dialogue.login(self.address, password or self.password)
             yield dialogue
 
     @contextmanager
     def plain_submission(self) -> Iterator[smtplib.SMTP]:
         """Yield an SMTP dialogue before TLS and login."""
-        dialogue = _From(self.host).smtp(self.server, SUBMISSION, "[127.0.0.1]", self.patience.seconds(10))
+        dialogue = self._calling.smtp(self.server, SUBMISSION, "[127.0.0.1]", self.patience.seconds(10))
         try:
             yield dialogue
         finally:
@@ -205,6 +206,8 @@ class Stranger:
     host: Host
     server: MailServer
     patience: Patience
+    trust: ssl.SSLContext = field(repr=False)
+    """How certificates are verified; they always are."""
     address: str = f"someone@{STRANGER_DOMAIN}"
     helo: str = f"mx.{STRANGER_DOMAIN}"
     arrived: Callable[[Message], None] | None = None
@@ -229,11 +232,12 @@ class Stranger:
         """Yield an SMTP dialogue with the proxy that is past EHLO, inside TLS when *secure*."""
         proxy = self.topology.proxy
         own = proxy.ipv6.ip if ipv6 and proxy.ipv6 else proxy.ipv4.ip
-        dialogue = _From(self.host).smtp(str(own), SMTP, self.helo, self.patience.seconds(10))
+        calling = _From(self.host, self.trust, proxy.hostname)
+        dialogue = calling.smtp(str(own), SMTP, self.helo, self.patience.seconds(10))
         try:
             dialogue.ehlo()
             if secure:
-                dialogue.starttls(context=tls())
+                dialogue.starttls(context=self.trust)
                 dialogue.ehlo()
             yield dialogue
         finally:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,11 +22,11 @@ from imagebuilder.vm.mta import MailServer
 from imagebuilder.vm.pair import BootTimes, Pair, boots_linux
 from imagebuilder.vm.people import Person, Stranger
 from imagebuilder.vm.qemu import Firmware
-from imagebuilder.vm.readiness import wait_until_mail_flows
+from imagebuilder.vm.readiness import wait_until_certified, wait_until_mail_flows
 from imagebuilder.vm.sightings import Sightings
 from imagebuilder.vm.snapshots import Saved, Snapshots
 from imagebuilder.vm.waiting import ExpectationError
-from imagebuilder.vm.world import FOLDER, STRANGER_DOMAIN, World
+from imagebuilder.vm.world import FOLDER, STRANGER_DOMAIN, STRICT_DOMAIN, World
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ class Session:
         try:
             self.restores_s.append(pair.restore(saved))
             self._wait_until_mail_flows(pair)
+            self._wait_until_certified(pair)
         except (ImagebuilderError, AssertionError) as error:
             say(f"the kept pair can't be restored, so it boots instead: {error}")
             pair.kill()
@@ -171,14 +173,22 @@ class Session:
     def _wait_until_mail_flows(self, pair: Pair) -> None:
         wait_until_mail_flows(self.world, self.accelerator.patience, lambda: machines_off(pair, *Role))
 
+    def _wait_until_certified(self, pair: Pair) -> None:
+        """Return when both hosts have certificates from the authority, which people of the world insist on."""
+        started = time.monotonic()
+        wait_until_certified(self.world, self.accelerator.patience, lambda: machines_off(pair, *Role))
+        say(f"certificates of the authority are shown {time.monotonic() - started:.1f} s later")
+
     def _boot(self, pair: Pair) -> BootTimes:
         self.boots += 1
         try:
-            return pair.boot(lambda: self._wait_until_mail_flows(pair))
+            times = pair.boot(lambda: self._wait_until_mail_flows(pair))
+            self._wait_until_certified(pair)
         except (ImagebuilderError, AssertionError) as error:
             error.add_note(pair.report())
             pair.kill()
             raise
+        return times
 
     def new_pair(self, suffix: str, *, firmware: Firmware = Firmware.UEFI) -> Pair:
         """Return another pair, switched off; only one pair can be on at a time, as the cables are shared."""
@@ -218,6 +228,7 @@ class Session:
             self.subject.topology,
             self.world.user,
             self.accelerator.patience,
+            self.world.user_trust,
             arrived=self.seen.arrived,
         )
 
@@ -232,6 +243,7 @@ class Session:
             self.world.stranger,
             self.server,
             self.accelerator.patience,
+            self.world.trust,
             arrived=self.seen.arrived,
             judged=self.seen.judged,
         )
@@ -260,7 +272,8 @@ def _running(subject: Subject, disks: Path) -> Iterator[Session]:
     own = bed_credentials(identity, subject.topology, subject.secrets, subject.public)
     snapshots = Snapshots(root / "pairs")
     with World(subject.tools, subject.topology, own.public, identity=identity) as world:
-        server = MailServer(subject.tools, world.stranger, FOLDER / "stranger", STRANGER_DOMAIN)
+        domains = (STRANGER_DOMAIN, STRICT_DOMAIN)
+        server = MailServer(subject.tools, world.stranger, FOLDER / "stranger", domains, world.certificate)
         server.start()
         running = Session(subject, world, accelerator, server, own, snapshots, disks)
         try:

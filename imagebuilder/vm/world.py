@@ -20,10 +20,11 @@ from pathlib import Path
 from imagebuilder.dns.records import Record, reverse_records, txt, zone_records
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import end, environment, run
+from imagebuilder.secrets.vault import write_private
 from imagebuilder.tools import Tools
 from imagebuilder.topology import PublicKeys, Role, Topology
 from imagebuilder.vm.addresses import Addresses, Place, addresses
-from imagebuilder.vm.authority import Authority, Issuer, directory_hosts
+from imagebuilder.vm.authority import Authority, Issuer, directory_hosts, tlsa
 from imagebuilder.vm.cables import (
     FAR_ENDS,
     cable_orders,
@@ -49,6 +50,10 @@ CABLE_ENDS = {Role.PROXY: "to-proxy", Role.CLIENT: "to-client"}
 PUBLIC_TCP = (22, 25, 80, 443, 587, 993)
 """All that the Internet may see of the proxy; WireGuard answers nobody it does not know."""
 STRANGER_DOMAIN = "stranger.example"
+"""A domain whose server says by DANE which certificate it has."""
+STRICT_DOMAIN = "strict.example"
+"""Another of the stranger's, on the same host, that has an MTA-STS policy: in DNS at least, a scenario serves it."""
+STRANGER_NAMES = tuple(f"mx.{domain}" for domain in (STRANGER_DOMAIN, STRICT_DOMAIN))
 USER_NAME = "roaming.user.example"
 HOME_NAME = "line-2.provider.example"
 
@@ -119,6 +124,8 @@ class World:
     """The root that everybody in the world trusts."""
     authority: Authority = field(init=False)
     """The ACME server that the topology names."""
+    certificate: bytes = field(default=b"", init=False)
+    """Key and certificate of the stranger's mail server, PEM."""
     _children: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -154,9 +161,10 @@ class World:
         self._home()
         self._plug_in()
         self._resolver()
+        self.issuer = Issuer.read(self.identity.once("issuer", lambda folder: Issuer.new().write(folder)))
+        self.certificate = (self.identity.once("stranger", self._certify_stranger) / "mx.pem").read_bytes()
         key = self.identity.once("zone-key", lambda folder: make_zone_key(self.tools, folder))
         self.dns.start(self.records, keys=key)
-        self.issuer = Issuer.read(self.identity.once("issuer", lambda folder: Issuer.new().write(folder)))
         self.authority = Authority(
             self.tools, self.issuer, FOLDER / "authority", "internet", str(self.places.dns_ipv4),
             self.topology.acme.directory, str(self.places.dns_ipv4),
@@ -182,9 +190,18 @@ class World:
         return ssl.create_default_context(cadata=self.issuer.pem)
 
     @property
+    def user_trust(self) -> ssl.SSLContext:
+        """How they verify submission and IMAP: not at all where that certificate comes by a DNS record.
+
+        No provider of this world makes one, so it stays self-signed.
+        """
+        return self.trust if self.topology.acme.dns_provider is None else unverified()
+
+    @property
     def records(self) -> tuple[Record, ...]:
         """Return every name of the world."""
-        return (*world_records(self.topology, self.public, self.places), *self.extra_records)
+        known = world_records(self.topology, self.public, self.places)
+        return (*known, *([stranger_tlsa(self.certificate)] if self.certificate else []), *self.extra_records)
 
     @property
     def routers(self) -> tuple[str, ...]:
@@ -208,6 +225,10 @@ class World:
             run(self.tools.argv(["nft", "-f", "-"], network=True), stdin=rules.encode(), timeout_s=TOOL_S)
 
     # --- making it
+
+    def _certify_stranger(self, folder: Path) -> None:
+        # valid for as long as anybody keeps the identity of this world
+        write_private(folder / "mx.pem", self.issuer.certify(STRANGER_NAMES, days=3650).decode())
 
     def _internet(self) -> None:
         proxy = self.topology.proxy
@@ -316,6 +337,14 @@ table inet filter {
 """What any router at home does: nothing comes in that nobody asked for."""
 
 
+def unverified() -> ssl.SSLContext:
+    """Return how to look at a server that has no certificate of the authority, as in its first minute."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 def world_records(topology: Topology, public: PublicKeys, places: Addresses) -> tuple[Record, ...]:
     """Return every name of the world: the topology's own, and those of the outside hosts. Pure."""
     own = (*zone_records(topology, public), *reverse_records(topology))
@@ -324,6 +353,15 @@ def world_records(topology: Topology, public: PublicKeys, places: Addresses) -> 
         Record(f"{STRANGER_DOMAIN}.", "MX", f"10 {mx}", "mail for the stranger"),
         Record(f"{STRANGER_DOMAIN}.", "TXT", txt("v=spf1 mx -all"), "the stranger's own policy"),
         Record(f"_dmarc.{STRANGER_DOMAIN}.", "TXT", txt("v=DMARC1; p=none"), "the stranger's own policy"),
+        Record(
+            f"_smtp._tls.{STRANGER_DOMAIN}.", "TXT", txt(f"v=TLSRPTv1; rua=mailto:tls@{STRANGER_DOMAIN}"), "the same"
+        ),
+        Record(f"{STRICT_DOMAIN}.", "MX", f"10 mx.{STRICT_DOMAIN}.", "mail for the stranger"),
+        Record(f"_mta-sts.{STRICT_DOMAIN}.", "TXT", txt("v=STSv1; id=1"), "the stranger's own policy"),
+        *(
+            Record(f"{name}.{STRICT_DOMAIN}.", "A", str(places.stranger.ipv4.ip), "an outside host")
+            for name in ("mx", "mta-sts")
+        ),
     ]
     for name, place in ((mx, places.stranger), (f"{USER_NAME}.", places.user), (f"{HOME_NAME}.", places.home)):
         outside.append(Record(name, "A", str(place.ipv4.ip), "an outside host"))
@@ -334,6 +372,11 @@ def world_records(topology: Topology, public: PublicKeys, places: Addresses) -> 
     for host in directory_hosts(topology.acme.directory):
         outside.append(Record(f"{host}.", "A", str(places.dns_ipv4), "the certificate authority"))
     return (*own, *outside)
+
+
+def stranger_tlsa(certificate: bytes) -> Record:
+    """Return the record that names *certificate* as the one of the stranger's mail server. Pure."""
+    return Record(f"_25._tcp.mx.{STRANGER_DOMAIN}.", "TLSA", tlsa(certificate), "the stranger's own policy")
 
 
 def _host(name: str, place: Place) -> Host:

@@ -12,9 +12,9 @@ from imagebuilder.dns.records import Record
 from imagebuilder.services.haraka_out import relays_json
 from imagebuilder.topology import Role, Topology
 from imagebuilder.vm.authority import Issuer
-from imagebuilder.vm.mta import self_signed
 from imagebuilder.vm.nameserver import NameServer
 from imagebuilder.vm.namespace import bind_over
+from tests.accept.impostor import self_signed
 from tests.accept.proxy_room import ROOM, Room, records, told_in_a_room
 from tests.accept.test_proxy_out import Mailbox, queued, sent_by_the_client, start_in, strangers_server
 from tests.accept.test_proxy_policies import put_off

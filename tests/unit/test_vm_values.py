@@ -1,6 +1,7 @@
 """The pure parts of the bed: command lines, addresses, zones, what is read from messages."""
 
 import base64
+import ssl
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface
 from itertools import pairwise
@@ -97,7 +98,8 @@ def test_a_cable_that_is_a_socket_is_named_by_the_open_file() -> None:
 
 def test_mail_that_can_not_come_is_not_waited_for(topology: Topology) -> None:
     user = Host("user", addresses(topology).user.ipv4.ip)
-    person = Person("a@example.org", "", topology, user, Patience(25), missing=lambda: "client is off")
+    trust = ssl.create_default_context()
+    person = Person("a@example.org", "", topology, user, Patience(25), trust, missing=lambda: "client is off")
 
     with pytest.raises(HopelessError, match="'hello' can't pass: client is off"):
         person.receive("hello")

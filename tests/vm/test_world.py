@@ -160,7 +160,7 @@ def test_the_strangers_server_keeps_what_it_takes_and_relays_for_nobody(new_worl
         if not has_many_users():
             return None
         with new_world() as world:
-            server = MailServer(world.tools, world.stranger, FOLDER / "stranger", STRANGER_DOMAIN)
+            server = MailServer(world.tools, world.stranger, FOLDER / "stranger", (STRANGER_DOMAIN,), world.certificate)
             server.start()
             try:
                 with world.user.entered(), smtplib.SMTP(str(world.stranger.ipv4), 25, "user.example") as dialogue:
