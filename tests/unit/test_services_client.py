@@ -6,7 +6,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imagebuilder.render import services_of
 from imagebuilder.services import Site
+from imagebuilder.services.clamav import clamav_values
 from imagebuilder.services.dovecot import MailboxRow, dovecot_values, tmpfiles_argument
 from imagebuilder.services.firewall_client import firewall_client_values
 from imagebuilder.services.network_client import network_client_values
@@ -54,6 +56,28 @@ def site(role: Role = Role.CLIENT, **tables: dict[str, Any]) -> Site:
         "dkim": {},
     }
     return Site(topology, PublicKeys.model_validate(keys), role)
+
+
+def names(**tables: dict[str, Any]) -> set[str]:
+    """Return the names of the client's services in a topology with *tables*."""
+    return {service.name for service in services_of(site(Role.CLIENT, **tables))}
+
+
+def test_a_scanner_is_set_up_only_where_it_is_wanted() -> None:
+    assert "clamav" not in names()
+    assert "clamav" in names(filter={"virus_scanner": True})
+
+
+def test_a_message_of_the_largest_size_is_looked_through_as_a_whole() -> None:
+    wanted = site(filter={"virus_scanner": True, "virus_signatures": "https://mirror.example.net/clamav"})
+
+    values = clamav_values(wanted)
+
+    assert (
+        values.max_message_bytes == postfix_values(wanted).max_message_bytes == rspamd_values(wanted).max_message_bytes
+    )
+    assert values.max_scan_bytes > values.max_message_bytes
+    assert values.mirror == "https://mirror.example.net/clamav"
 
 
 def aliases(values: PostfixValues) -> dict[str, str]:

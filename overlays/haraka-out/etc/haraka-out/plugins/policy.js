@@ -30,21 +30,24 @@ exports.hook_data_post = function (next, connection) {
 }
 
 exports.hook_get_mx = function (next, hmail, domain) {
-    if (hmail.todo.notes.tls_is_optional) return next()
-    const told = (session) =>
-        this.results.add({ domain: domain.toLowerCase(), ...session }).catch((error) => this.logerror(`${error.message}`))
-    this.way_to(domain.toLowerCase(), told).then(
-        (way) => {
-            if (!way) return next()
-            demand(hmail, way, told)
-            if (way.hosts) return next(OK, way.hosts)
-            next()
-        },
+    // All of it as a promise: of a hook that throws Haraka thinks that it had nothing to say.
+    this.prepare(hmail, domain.toLowerCase()).then(
+        (hosts) => (hosts ? next(OK, hosts) : next()),
         (error) => {
             this.lognotice(`${domain}: deferred: ${error.message}`)
             next(DENYSOFT, error.message)
         },
     )
+}
+
+// Put on *hmail* what *domain* demands, and return the hosts that it may go to, null where that is as DNS says.
+exports.prepare = async function (hmail, domain) {
+    if (hmail.todo.notes.tls_is_optional) return null
+    const told = (session) =>
+        this.results.add({ domain, ...session }).catch((error) => this.logerror(`not written down: ${error.message}`))
+    const way = await this.way_to(domain, told)
+    if (way) demand(hmail, way, told)
+    return way && way.hosts
 }
 
 // Return {hosts, demands, policy}: where mail for *domain* may go, null when that is as DNS says, what has to hold there by
