@@ -71,6 +71,14 @@ def test_the_image_that_was_booted_holds_no_secret_and_the_machine_shows_its_own
     assert machine.succeed("stat -c '%a %U' /run/credstore").strip() == "700 root"
 
 
+@pytest.mark.parametrize("role", list(Role))
+def test_not_even_root_changes_the_kernel_that_runs(pair: Pair, role: Role) -> None:
+    machine = pair.machines[role]
+
+    assert "[integrity]" in machine.succeed("cat /sys/kernel/security/lockdown")
+    machine.fail("head -c 1 /dev/mem")
+
+
 def test_a_machines_resolver_validates_what_it_is_told(pair: Pair, bed: Session) -> None:
     name = bed.subject.topology.proxy.hostname
     for machine in pair.machines.values():
