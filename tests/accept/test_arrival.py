@@ -14,8 +14,8 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from imagebuilder.run import run
 from imagebuilder.shipping.arrival import mail_checks
 from imagebuilder.topology import load_topology
-from imagebuilder.vm.mta import self_signed
 from imagebuilder.vm.namespace import inside
+from tests.accept.impostor import self_signed
 
 pytestmark = pytest.mark.accept
 

@@ -32,7 +32,7 @@ from imagebuilder.vm.disks import overlay, provision, raw
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.namespace import inside
 from imagebuilder.vm.qemu import OVMF_VARIABLES
-from imagebuilder.vm.readiness import wait_until_mail_flows
+from imagebuilder.vm.readiness import wait_until_certified, wait_until_mail_flows
 from imagebuilder.vm.session import Session, Subject, session
 from imagebuilder.vm.waiting import Seen, wait_for
 from tests.unit.keys import ssh_pair
@@ -192,6 +192,7 @@ def test_a_stock_debian_becomes_the_proxy_with_the_network_that_it_had_and_mail_
                 assert f"{proxy.ipv4.ip}/32" in machine.succeed("ip -4 address show scope global")
                 assert "via" in machine.succeed("ip route show default")
                 wait_until_mail_flows(running.world, running.accelerator.patience)
+                wait_until_certified(running.world, running.accelerator.patience)
                 # What is mounted from a partition keeps the whole disk from being overwritten, there and anywhere.
                 argv = f"lsblk --json --bytes --output {COLUMNS}"
                 (whole_disk,) = (one for one in parsed(machine.succeed(argv)) if one.path == ready.disk.path)
