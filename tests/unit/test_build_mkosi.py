@@ -1,6 +1,9 @@
 from pathlib import Path
 
-from imagebuilder.build.mkosi import with_plain_modes
+import pytest
+
+from imagebuilder.build import mkosi
+from imagebuilder.build.mkosi import MEMORY_MIB, free_memory_mib, in_memory, with_plain_modes
 from imagebuilder.plan import tree_digest
 from imagebuilder.store.manifest import manifest_of
 
@@ -24,3 +27,18 @@ def test_the_umask_of_a_checkout_does_not_reach_the_image(tmp_path: Path) -> Non
     assert manifest_of(copies[0]) == manifest_of(copies[1])
     assert (copies[0] / "mkosi.finalize").stat().st_mode & 0o777 == 0o755
     assert (copies[1] / "mkosi.extra/etc/fstab").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(("free", "mounted"), [(MEMORY_MIB, True), (MEMORY_MIB - 1, False)])
+def test_mkosi_works_in_memory_only_where_there_is_room(
+    free: int, mounted: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(mkosi, "free_memory_mib", lambda: free)
+
+    assert bool(in_memory(tmp_path)) == mounted
+
+
+def test_free_memory_is_what_this_machine_has_at_most() -> None:
+    total = int(Path("/proc/meminfo").read_text().split()[1]) // 1024
+
+    assert 0 < free_memory_mib() < total
