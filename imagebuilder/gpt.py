@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -72,6 +73,19 @@ def fitted(head: bytes, disk_bytes: int) -> tuple[bytes, bytes]:
     protective = bytearray(head[:SECTOR_BYTES])
     struct.pack_into("<I", protective, BOOT_CODE_BYTES + 12, min(last, 0xFFFFFFFF))
     return bytes(protective) + first + entries, entries + second
+
+
+def identified(head: bytes, others: Mapping[UUID, UUID]) -> bytes:
+    """Return *head* with other identifiers of the partitions: new by old. It is as long as HEAD_BYTES."""
+    fields, changed = _checked(head), bytearray(head[:HEAD_BYTES])
+    for place in range(2 * SECTOR_BYTES + 16, HEAD_BYTES, ENTRY.size):
+        old = UUID(bytes_le=bytes(changed[place : place + 16]))
+        changed[place : place + 16] = others.get(old, old).bytes_le
+    entries = zlib.crc32(changed[2 * SECTOR_BYTES :])
+    header = HEADER.pack(*fields[:3], 0, *fields[4:13], entries)
+    header = HEADER.pack(*fields[:3], zlib.crc32(header), *fields[4:13], entries)
+    changed[SECTOR_BYTES : SECTOR_BYTES + HEADER.size] = header
+    return bytes(changed)
 
 
 def _checked(head: bytes) -> tuple[Any, ...]:

@@ -67,6 +67,17 @@ class Derivation:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """An output of the store that was made once, by what it was called then."""
+
+    name: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.key}-{self.name}"
+
+
+@dataclass(frozen=True)
 class RolePlan:
     """The steps to one image."""
 
@@ -78,7 +89,17 @@ class RolePlan:
     packages: tuple[LockedPackage, ...]
     initrd: Derivation
     base: Derivation
+    frame: Derivation
+    """The disk but for what the topology decides."""
+    difference: Derivation
+    """That."""
     image: Derivation
+    """Put together from base, frame and difference."""
+
+    @property
+    def steps(self) -> tuple[Derivation, ...]:
+        """All of them, each after those it is made from."""
+        return self.initrd, self.base, self.frame, self.difference, self.image
 
     @property
     def profiles(self) -> tuple[Path, ...]:
@@ -102,7 +123,12 @@ class Plan:
     def steps(self) -> tuple[Derivation, ...]:
         """All derivations, each after those it is made from."""
         shared = (self.tools, self.npm_cache, self.node_modules)
-        return shared + tuple(step for plan in self.roles.values() for step in (plan.initrd, plan.base, plan.image))
+        return shared + tuple(step for plan in self.roles.values() for step in plan.steps)
+
+    @property
+    def images(self) -> tuple[Derivation, ...]:
+        """The last steps: put together from others in no time, so that nobody need send them around."""
+        return tuple(plan.image for plan in self.roles.values())
 
 
 def plan(topology: Topology, public: PublicKeys, lock: Lock) -> Plan:
@@ -160,21 +186,25 @@ def _role_plan(site: Site, lock: Lock, tools: Derivation, node_modules: Derivati
             "builder": _builder("mkosi", "base"),
         },
     )
-    tree = render_role(site)
-    image = Derivation(
-        f"{role}-image",
+    frame = Derivation(
+        f"{role}-frame",
         fixed
         | {
             "base": str(base),
             "initrd": str(initrd),
-            "tree": tree.digest(),
             "partitions": [tree_digest(PROFILES / part / PARTITIONS) for part in ("base", role)],
             "command_line": KERNEL_COMMAND_LINE,
-            "builder": _builder("image"),
+            "builder": _builder("disk", "frame"),
         },
     )
+    tree = render_role(site)
+    difference = Derivation(
+        f"{role}-difference",
+        fixed | {"frame": str(frame), "tree": tree.digest(), "builder": _builder("image", "pieces")},
+    )
+    image = Derivation(f"{role}-image", {"difference": str(difference), "builder": _builder("image", "pieces")})
     units = tuple(unit for service in services_of(site) for unit in service.units)
-    return RolePlan(role, tree, units, packages, initrd, base, image)
+    return RolePlan(role, tree, units, packages, initrd, base, frame, difference, image)
 
 
 def kernels(packages: Sequence[LockedPackage]) -> tuple[LockedPackage, ...]:

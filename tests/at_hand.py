@@ -18,7 +18,8 @@ from imagebuilder.run import say
 def at_hand(topology: Path) -> int:
     """Return 0 when everything locked is in the store, after locking *topology* afresh if need be."""
     plan = Files(topology).plan()
-    if all(the_store().has(step) for step in plan.steps):
+    # Images are put together from the rest.
+    if all(the_store().has(step) for step in plan.steps if step not in plan.images):
         return ExitStatus.OK
     try:
         fetch(the_store(), plan.lock.packages, sources_of_environment(), states=plan.lock.states)

@@ -13,6 +13,11 @@ from imagebuilder.store.folder import Store
 from imagebuilder.tools import Tools
 from imagebuilder.tree import Folder
 
+ALGORITHM, CLUSTER_BYTES = "lz4", 65536
+"""How the root file system is compressed, and how much of it at once."""
+COMPRESSION = (f"-z{ALGORITHM}", f"-C{CLUSTER_BYTES}")
+"""The same as options of mkfs.erofs."""
+
 
 @dataclass(frozen=True)
 class Base:
@@ -65,7 +70,11 @@ def build_base(store: Store, tools: Tools, lock: Lock, plan: RolePlan, *, node_m
                 seed=lock.seed,
                 folder=workspace,
                 extra_trees=extra_trees,
-                environment={"FILESYSTEM_UUID": str(uuid5(lock.seed, f"{plan.role} root"))},
+                environment={
+                    "FILESYSTEM_UUID": str(uuid5(lock.seed, f"{plan.role} root")),
+                    "ALGORITHM": ALGORITHM,
+                    "CLUSTER_BYTES": str(CLUSTER_BYTES),
+                },
             )
             for name in ("root.erofs", "vmlinuz", "kernel-version", "os-release", "folders"):
                 (built / name).rename(folder / name)
@@ -93,4 +102,10 @@ def build_initrd(store: Store, tools: Tools, lock: Lock, plan: RolePlan) -> Path
             )
             (built / "image.cpio.zst").rename(folder / "initrd")
 
-    return store.output(plan.initrd, make) / "initrd"
+    store.output(plan.initrd, make)
+    return initrd_in(store, plan)
+
+
+def initrd_in(store: Store, plan: RolePlan) -> Path:
+    """Return where *store* has the initrd of *plan*'s kernel, or will have it."""
+    return store.path(plan.initrd) / "initrd"

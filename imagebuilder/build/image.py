@@ -1,30 +1,34 @@
-"""The last stage: a rendered tree appended to its role's base, sealed by dm-verity, on a disk that boots anywhere."""
+"""The last stage: a rendered tree appended to its role's base, sealed by dm-verity, on a disk that boots anywhere.
 
+Of that the store keeps what no topology changes once, and what one decides as a small difference. The disk itself is
+put together from both when it is wanted.
+"""
+
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import UUID, uuid5
 
-from imagebuilder.build.base import Base
-from imagebuilder.lock.model import Lock
-from imagebuilder.plan import KERNEL_COMMAND_LINE, PARTITIONS, RolePlan
+from imagebuilder.build.base import COMPRESSION, Base
+from imagebuilder.build.disk import Contents, Parts
+from imagebuilder.build.frame import Frame, named
+from imagebuilder.build.pieces import copy_data, differing, lay_over, write_pieces
+from imagebuilder.plan import Recorded, RolePlan
 from imagebuilder.run import run
-from imagebuilder.store.folder import Store
+from imagebuilder.store.folder import Store, Used
 from imagebuilder.store.hashing import sha256_of
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
 from imagebuilder.tree import archive
 
-SHIPPED_PARTITIONS = ("10-esp", "20-bios", "30-root-a", "31-root-a-verity", "40-secrets")
-"""Definitions of the partitions that the image has; the others are made at first boot."""
+DISK, FACTS, LAYERS = "disk.raw", "image.json", "layers.json"
+"""What an image's output holds."""
 
-GRUB_MODULES = ("biosdisk", "fat", "linux", "loadenv", "normal", "part_gpt", "search", "search_fs_file", "test")
-GRUB_EARLY = "search --no-floppy --set=root --file /grub/grub.cfg\nset prefix=($root)/grub\n"
-
-STUBS = Path("usr/lib/systemd/boot/efi")
-GRUB = Path("usr/lib/grub/i386-pc")
+KEPT = 4
+"""How many images of a role the store keeps as whole disks."""
 
 
 @dataclass(frozen=True)
@@ -45,64 +49,105 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What the last stage puts together."""
+class Layers:
+    """The outputs that a disk is put together from, the later over the earlier."""
 
-    plan: RolePlan
-    lock: Lock
-    base: Base
-    initrd: Path
-
-    @property
-    def name(self) -> str:
-        """What the image is called on its own disk."""
-        return f"imagebuilder-{self.plan.role}_1"
-
-    def uuid(self, purpose: str) -> UUID:
-        """Return the identifier of *purpose*, always the same."""
-        return uuid5(self.lock.seed, f"{self.plan.role} {purpose}")
+    frame: Path
+    base: Path
+    difference: Path
 
 
-def build_image(store: Store, tools: Tools, parts: Parts) -> Image:
-    """Return the image of *parts*, built unless the store has it."""
+def layers_of(store: Store, keys: Mapping[str, str], role: Role) -> Layers | None:
+    """Return the layers of *role*'s disk; *keys* are its steps' by their names. None when *store* lacks one."""
+    names = (f"{role}-{layer}" for layer in ("frame", "base", "difference"))
+    steps = [Recorded(name, keys[name]) for name in names if name in keys]
+    return Layers(*map(store.path, steps)) if len(steps) == 3 and all(map(store.has, steps)) else None
 
-    def make(folder: Path) -> dict[str, str]:
+
+def build_difference(store: Store, tools: Tools, parts: Parts, frame: Frame) -> Path:
+    """Return the folder of what *parts*' tree changes on the disk of *frame* with *parts*' base in it."""
+
+    def make(folder: Path) -> None:
         with store.workspace() as work:
-            root = append(tools, parts, work)
-            root_hash = seal(tools, parts, root, work / "root.verity")
-            lay_out_esp(tools, parts, root_hash, work)
-            disk = folder / "disk.raw"
-            secrets_offset, secrets_size = assemble(tools, parts, root_hash, work, disk)
-            install_grub(tools, disk, work)
-            disk.chmod(0o444)
-            digest = sha256_of(disk)
-            facts = {
-                "sha256": digest,
-                "size_bytes": disk.stat().st_size,
-                "root_hash": root_hash,
-                "secrets_offset": secrets_offset,
-                "secrets_size": secrets_size,
-            }
-            (folder / "image.json").write_text(json.dumps(facts, indent=2) + "\n")
-            return {disk.name: digest}
+            contents, root_hash = sealed_root(tools, parts, work)
+            layout = frame.layout
+            pieces = dict(named(frame, root_hash))
+            pieces |= {layout.root + place: piece for place, piece in differing(parts.base.root, contents.root)}
+            pieces[layout.verity] = contents.verity.read_bytes()
+            write_pieces(folder, sorted(pieces.items()))
+        facts = {
+            "size_bytes": layout.size,
+            "root_hash": root_hash,
+            "secrets_offset": layout.secrets,
+            "secrets_size": layout.secrets_size,
+        }
+        (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
 
-    store.output(parts.plan.image, make)
-    return finished_image(store, parts.plan)
+    return store.output(parts.plan.difference, make)
 
 
-def finished_image(store: Store, plan: RolePlan) -> Image:
-    """Return the image of *plan*, which the store has."""
-    folder = store.path(plan.image)
-    return Image(plan.role, folder / "disk.raw", **json.loads((folder / "image.json").read_text()))
+def build_image(store: Store, plan: RolePlan) -> Image:
+    """Return the image of *plan*, put together from its layers, which the store has, unless it is there."""
+    image = image_of(store, {step.name: step.key for step in plan.steps}, plan.role)
+    assert image, plan.role
+    return image
+
+
+def image_of(store: Store, keys: Mapping[str, str], role: Role) -> Image | None:
+    """Return the image of *role*, put together unless it is there; *keys* are the keys of steps by their names.
+
+    None when neither the image nor all of its layers are in *store*.
+    """
+    step = Recorded(f"{role}-image", keys[f"{role}-image"])
+    store.use(Used(outputs=frozenset([str(step)])))
+    if not store.has(step):
+        layers = layers_of(store, keys, role)
+        if layers is None:
+            return None
+        store.output(step, lambda folder: put_together(layers, folder), doing="putting together")
+    # What was used last is kept longest.
+    with contextlib.suppress(PermissionError):  # somebody else's
+        os.utime(store.path(step))
+    return read_image(store.path(step), role)
+
+
+def read_image(folder: Path, role: Role) -> Image:
+    """Return the image of *role* that is the output in *folder*."""
+    return Image(role, folder / DISK, **json.loads((folder / FACTS).read_text()))
+
+
+def retire_images(store: Store, *, keep: int = KEPT) -> None:
+    """Remove the images of each role that were used last but *keep*, if their layers are there to make them again.
+
+    What a running process uses stays.
+    """
+    with store.collecting(), store.workspace() as workspace:
+        used = store.in_use().outputs
+        for role in Role:
+            found = sorted(store.root.glob(f"outputs/*-{role}-image"), key=lambda path: -path.stat().st_mtime)
+            for folder in found[keep:]:
+                if folder.name not in used and _can_come_back(folder):
+                    folder.rename(workspace / folder.name)
+
+
+def _can_come_back(folder: Path) -> bool:
+    layers = folder / LAYERS
+    return layers.is_file() and all((folder.parent / name).is_dir() for name in json.loads(layers.read_text()))
+
+
+def sealed_root(tools: Tools, parts: Parts, work: Path) -> tuple[Contents, str]:
+    """Make the root file system of *parts* and its hash tree in *work*; return both, and the root hash."""
+    contents = Contents(append(tools, parts, work), work / "root.verity")
+    return contents, seal(tools, parts, contents.root, contents.verity)
 
 
 def append(tools: Tools, parts: Parts, work: Path) -> Path:
     """Return a copy of the base file system that has the rendered tree too."""
     root, addition = work / "root.erofs", work / "tree.tar"
-    run(["cp", "--reflink=auto", str(parts.base.root), str(root)])
-    root.chmod(0o644)
+    with root.open("wb") as file:
+        copy_data(parts.base.root, file.fileno())
     addition.write_bytes(archive(parts.plan.tree, epoch=parts.lock.epoch, existing=parts.base.folders))
-    command = ["mkfs.erofs", "--quiet", "--tar=f", "--incremental=data", "-zlz4", "-C65536"]
+    command = ["mkfs.erofs", "--quiet", "--tar=f", "--incremental=data", *COMPRESSION]
     command += ["-T", str(parts.lock.epoch), "-U", str(parts.uuid("root")), str(root), str(addition)]
     run(tools.argv(command, write=[work]))
     return root
@@ -117,108 +162,21 @@ def seal(tools: Tools, parts: Parts, root: Path, verity: Path) -> str:
     return Path(f"{verity}.hash").read_text().strip()
 
 
-def command_line(root_hash: str) -> str:
-    """Return what the kernel is started with. Pure."""
-    return " ".join((f"roothash={root_hash}", *KERNEL_COMMAND_LINE))
-
-
-def grub_menu(name: str, root_hash: str) -> str:
-    """Return GRUB's menu, for machines whose firmware is BIOS. Pure."""
-    return (
-        "set timeout=0\n"
-        f'menuentry "{name}" {{\n'
-        f"    linux /{name}/vmlinuz {command_line(root_hash)}\n"
-        f"    initrd /{name}/initrd\n"
-        "}\n"
-    )
-
-
-def lay_out_esp(tools: Tools, parts: Parts, root_hash: str, work: Path) -> None:
-    """Write the files of the EFI system partition to ``work/esp``: for UEFI one UKI, for BIOS GRUB's menu."""
-    esp, stubs = work / "esp", tools.tree / STUBS
-    boot = (stubs / "systemd-bootx64.efi").read_bytes()
-    files = {
-        "EFI/BOOT/BOOTX64.EFI": boot,
-        "EFI/systemd/systemd-bootx64.efi": boot,
-        "loader/loader.conf": b"timeout 0\neditor no\n",
-        "grub/grub.cfg": grub_menu(parts.name, root_hash).encode(),
-        f"{parts.name}/vmlinuz": parts.base.kernel.read_bytes(),
-        f"{parts.name}/initrd": parts.initrd.read_bytes(),
-    }
-    for name, content in files.items():
-        (esp / name).parent.mkdir(parents=True, exist_ok=True)
-        (esp / name).write_bytes(content)
-    uki = esp / f"EFI/Linux/{parts.name}.efi"
-    uki.parent.mkdir()
-    command = ["ukify", "build", f"--linux={parts.base.kernel}", f"--initrd={parts.initrd}"]
-    command += [f"--cmdline={command_line(root_hash)}", f"--os-release=@{parts.base.os_release}"]
-    command += [f"--uname={parts.base.kernel_version}", f"--stub=/{STUBS}/linuxx64.efi.stub", f"--output={uki}"]
-    read = [parts.base.folder, parts.initrd.parent]
-    run(tools.argv(command, read=read, write=[work], setenv=_dated(parts.lock.epoch)))
-    for path in [*esp.rglob("*"), esp]:
-        os.utime(path, (parts.lock.epoch, parts.lock.epoch))
-
-
-def assemble(tools: Tools, parts: Parts, root_hash: str, work: Path, disk: Path) -> tuple[int, int]:
-    """Write the disk image; return (offset, size) of the secrets partition, in bytes."""
-    definitions = write_definitions(parts, root_hash, work)
-    command = ["systemd-repart", "--empty=create", "--size=auto", "--offline=yes", "--dry-run=no", "--json=short"]
-    command += ["--sector-size=512", f"--seed={parts.uuid('disk')}", f"--definitions={definitions}", str(disk)]
-    printed = run(
-        tools.argv(command, write=[work, disk.parent], setenv=[*_dated(parts.lock.epoch), ("TMPDIR", str(work))])
-    ).text
-    for partition in json.loads(printed):
-        if partition["label"] == "secrets":
-            return int(partition["offset"]), int(partition["raw_size"])
-    raise AssertionError(printed)
-
-
-def write_definitions(parts: Parts, root_hash: str, work: Path) -> Path:
-    """Write what systemd-repart lays out: the image's own definitions, and by drop-ins what goes into each."""
-    folder = work / "repart.d"
-    folder.mkdir()
-    for name in SHIPPED_PARTITIONS:
-        (source,) = (p for profile in parts.plan.profiles for p in (profile / PARTITIONS).glob(f"{name}.conf"))
-        (folder / f"{name}.conf").write_bytes(source.read_bytes())
-    contents: dict[str, Sequence[str]] = {
-        "10-esp": ("Format=vfat", f"CopyFiles={work}/esp:/"),
-        "30-root-a": (
-            f"Label={parts.name}",
-            f"CopyBlocks={work}/root.erofs",
-            f"UUID={UUID(hex=root_hash[:32])}",
-            "ReadOnly=yes",
-        ),
-        "31-root-a-verity": (
-            f"Label={parts.name}_verity",
-            f"CopyBlocks={work}/root.verity",
-            f"UUID={UUID(hex=root_hash[32:])}",
-            "ReadOnly=yes",
-        ),
-        "40-secrets": ("ReadOnly=yes",),
-    }
-    for name, lines in contents.items():
-        drop_in = folder / f"{name}.conf.d"
-        drop_in.mkdir()
-        (drop_in / "contents.conf").write_text("[Partition]\n" + "\n".join(lines) + "\n")
-    return folder
-
-
-def install_grub(tools: Tools, disk: Path, work: Path) -> None:
-    """Make *disk* boot on BIOS: GRUB's core in its own partition, its first sector in the disk's."""
-    grub = work / "grub"
-    grub.mkdir()
-    (grub / "early.cfg").write_text(GRUB_EARLY)
-    (grub / "boot.img").write_bytes((tools.tree / GRUB / "boot.img").read_bytes())
-    command = ["grub-mkimage", f"--directory=/{GRUB}", f"--config={grub}/early.cfg", "--prefix=/grub"]
-    command += [f"--output={grub}/core.img", "--format=i386-pc", *GRUB_MODULES]
-    run(tools.argv(command, write=[grub]))
-    # grub-bios-setup wants to open the device that its folder is on, which it needs only when it can't embed itself;
-    # told that the folder is on our disk image, it works without privileges.
-    mounts = work / "mountinfo"
-    mounts.write_text(f"1 0 1:1 / / - fat {disk}\n")
-    command = [f"/{GRUB}/grub-bios-setup", f"--directory={grub}", str(disk)]
-    run(tools.argv(command, write=[work, disk.parent], over=[(mounts, Path("/proc/self/mountinfo"))]))
-
-
-def _dated(epoch: int) -> list[tuple[str, str]]:
-    return [("SOURCE_DATE_EPOCH", str(epoch))]
+def put_together(layers: Layers, folder: Path) -> dict[str, str]:
+    """Write the disk that *layers* are, one over the other, to *folder*, with what is known of it; return its hash."""
+    frame, disk = Frame(layers.frame), folder / DISK
+    with disk.open("wb") as file, ThreadPoolExecutor(max_workers=1) as pool:
+        file.truncate(frame.layout.size)
+        copy_data(frame.disk, file.fileno())
+        copy_data(Base(layers.base).root, file.fileno(), frame.layout.root)
+        lay_over(layers.difference, file.fileno())
+        # An output reaches the disk before it gets its name: this one does while the processor is at the hash.
+        written = pool.submit(os.fsync, file.fileno())
+        digest = sha256_of(disk)
+        written.result()
+    disk.chmod(0o444)
+    facts = {"sha256": digest, **json.loads((layers.difference / FACTS).read_text())}
+    (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+    names = [path.name for path in (layers.frame, layers.base, layers.difference)]
+    (folder / LAYERS).write_text(json.dumps(names, indent=2) + "\n")
+    return {DISK: digest}

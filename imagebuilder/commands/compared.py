@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from imagebuilder.build.image import Image, command_line
+from imagebuilder.build.disk import command_line
+from imagebuilder.build.image import Image
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.recorded import kept_image
 from imagebuilder.difference import Build, Disk, Part, locked_packages, npm_packages

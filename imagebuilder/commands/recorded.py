@@ -1,10 +1,10 @@
 """A build that ends in a generation, as every command makes it that builds; and building one again."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from imagebuilder.build.image import Image, command_line
+from imagebuilder.build.disk import command_line
+from imagebuilder.build.image import Image, image_of
 from imagebuilder.commands.files import Files
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.fetch import Sources
@@ -65,12 +65,9 @@ def build_again(generation: Generation, store: Store, sources: Sources) -> tuple
 
 
 def kept_image(generation: Generation, store: Store, role: Role) -> Image | None:
-    """Return the image of *role* as the store still has it, if it does."""
-    folder = store.root / "outputs" / f"{generation.record.steps[f'{role}-image']}-{role}-image"
-    if not folder.is_dir():
-        return None
-    image = Image(role, folder / "disk.raw", **json.loads((folder / "image.json").read_text()))
-    return image if image.sha256 == generation.digests[role] else None
+    """Return the image of *role* as the store still has it, or the parts of it, if it does."""
+    image = image_of(store, generation.record.steps, role)
+    return image if image and image.sha256 == generation.digests[role] else None
 
 
 def images_of(images: Mapping[Role, Image]) -> dict[Role, BuiltImage]:

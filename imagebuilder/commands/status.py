@@ -66,7 +66,7 @@ def _checks(generation: Generation, role: Role, proxy: str | None, identity: Pat
     host = gate if role is Role.PROXY else Address(way_in(topology, role), identity=identity)
     try:
         with resident(host, role, public.ssh, None if role is Role.PROXY else gate) as shell:
-            own = host_checks(intact(generation, role), shell)
+            own = host_checks(intact(the_store(), generation, role), shell)
     except LostError as error:
         # Without an answer nothing else is worth asking.
         return (Check("ssh", False, str(error)),)

@@ -11,7 +11,7 @@ from imagebuilder.errors import ExitStatus, ImagebuilderError
 from imagebuilder.fetch import MissingFilesError, Sources, fetch
 from imagebuilder.generations import damage
 from imagebuilder.lock.model import LockedPackage
-from imagebuilder.plan import Derivation
+from imagebuilder.plan import Derivation, Plan
 from imagebuilder.run import say
 from imagebuilder.statements.signing import SIGNING_KEY_VARIABLE, configured_signing_key, configured_trusted_keys
 from imagebuilder.store.folder import Store
@@ -94,7 +94,7 @@ def push(args: Namespace) -> ExitStatus:
         )
     outputs: list[Derivation] = []
     if key and not args.files_only:
-        outputs, there = offer(store, plan.steps, args.url, key)
+        outputs, there = offer(store, _shared(plan), args.url, key)
         say(f"{len(outputs)} outputs pushed to {args.url}, {len(there)} were there")
     files = offer_files(store, plan.lock.packages, args.url)
     say(f"{files} files pushed to {args.url}")
@@ -108,7 +108,7 @@ def pull(args: Namespace) -> ExitStatus:
         raise WrongArgumentsError(f"there is no folder {args.url}")
     store, plan = the_store(), Files(args.topology).plan()
     keys = configured_trusted_keys(args.trusted_keys)
-    missing = [] if args.files_only else [step for step in plan.steps if not store.has(step)]
+    missing = [] if args.files_only else [step for step in _shared(plan) if not store.has(step)]
     substituters = [args.url]
     outputs = [step for step in missing if take(store, step, substituters, keys)]
     wanted = [package for package in plan.lock.packages if not store.has_file(package.sha256)]
@@ -120,6 +120,10 @@ def pull(args: Namespace) -> ExitStatus:
     _print(args, outputs, files)
     # Who has the outputs needs no file; mkosi's own is in no archive, for one.
     return ExitStatus.FAILED if left or (args.files_only and lacking) else ExitStatus.OK
+
+
+def _shared(plan: Plan) -> tuple[Derivation, ...]:
+    return tuple(step for step in plan.steps if step not in plan.images)
 
 
 def _pull_files(store: Store, wanted: Sequence[LockedPackage], url: Substituter) -> int:

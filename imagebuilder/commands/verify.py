@@ -111,7 +111,7 @@ def shipped(args: Namespace, roles: tuple[Role, ...]) -> int:
         raise WrongPlaceError("a disk or a host has one role", hint="imagebuilder verify proxy --host HOST")
     store, (role,) = the_store(), roles
     generation = generation_of(args, store)
-    image = intact(generation, role)
+    image = intact(store, generation, role)
     if args.disk:
         found = differences_on_disk(image, args.disk)
     else:

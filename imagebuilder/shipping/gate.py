@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from imagebuilder.build.image import Image
+from imagebuilder.build.image import Image, image_of
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.generations import Generation
 from imagebuilder.gpt import HEAD_BYTES, spans
@@ -52,7 +52,7 @@ def clear(store: Store, generation: Generation, role: Role, *, untested: bool = 
 
     With *untested* the test may be missing, loudly; the bytes must be those that were built in any case.
     """
-    image = intact(generation, role)
+    image = intact(store, generation, role)
     if has_passed(store, generation):
         return Cleared(generation, image, tested=True)
     said = f"generation {generation.number} has not passed its test"
@@ -89,9 +89,11 @@ def record(cleared: Cleared, where: str) -> Shipment:
     return shipment
 
 
-def intact(generation: Generation, role: Role) -> Image:
+def intact(store: Store, generation: Generation, role: Role) -> Image:
     """Return the image of *role*, its bytes being those that were built."""
     built = generation.record.images[role]
+    if not built.path.parent.exists():
+        image_of(store, generation.record.steps, role)  # put together again if it can be
     again = f"imagebuilder build --generation {generation.number}"
     try:
         found = sha256_of(built.path)

@@ -7,7 +7,8 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from imagebuilder.build.image import SHIPPED_PARTITIONS, Image
+from imagebuilder.build.disk import SHIPPED_PARTITIONS
+from imagebuilder.build.image import Image
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.gpt import HEAD_BYTES, TABLE_BYTES, fitted
 from imagebuilder.plan import PARTITIONS

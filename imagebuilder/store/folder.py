@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.errors import NO_ROOM, NOT_ALLOWED, ImagebuilderError
-from imagebuilder.plan import Derivation
+from imagebuilder.plan import Derivation, Recorded
 from imagebuilder.run import ProcessError, run, say
 from imagebuilder.store.hashing import sha256_of
 from imagebuilder.store.manifest import manifest_of
@@ -95,20 +95,24 @@ class Store:
             finally:
                 _remove(folder)
 
-    def path(self, derivation: Derivation) -> Path:
+    def path(self, derivation: Derivation | Recorded) -> Path:
         """Return where the output of *derivation* is, or will be."""
         return self.root / "outputs" / str(derivation)
 
-    def has(self, derivation: Derivation) -> bool:
+    def has(self, derivation: Derivation | Recorded) -> bool:
         """Say whether the output of *derivation* is present."""
         return self.path(derivation).is_dir()
 
-    def manifest(self, derivation: Derivation | str) -> Path:
+    def manifest(self, derivation: Derivation | Recorded | str) -> Path:
         """Return where the digests of everything in the output of *derivation* are, or will be."""
         return self.root / "manifests" / str(derivation)
 
     def output(
-        self, derivation: Derivation, make: Callable[[Path], Mapping[str, str] | None], *, doing: str = "building"
+        self,
+        derivation: Derivation | Recorded,
+        make: Callable[[Path], Mapping[str, str] | None],
+        *,
+        doing: str = "building",
     ) -> Path:
         """Return the folder that *make* fills for *derivation*, making it only when it is not there yet.
 

@@ -52,7 +52,9 @@ def unmade(plan: Plan, have: Callable[[Derivation], bool]) -> tuple[Derivation, 
     needs_modules = False
     for role in plan.roles.values():
         if not have(role.image):
-            rest += [step for step in (role.initrd, role.base) if not have(step)]
+            rest += [step for step in (role.difference, role.frame, role.base) if not have(step)]
+            if role.frame in rest and not have(role.initrd):
+                rest.append(role.initrd)
             needs_modules |= role.base in rest and bool(role.base.inputs["node_modules"])
             rest.append(role.image)
     if needs_modules and not have(plan.node_modules):

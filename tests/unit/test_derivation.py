@@ -58,10 +58,11 @@ def affected(lock: Lock, package: LockedPackage) -> set[str]:
     steps: set[str] = set()
     for role in Role:
         of_role = Closure(role) in package.closures
+        last = {f"{role}-frame", f"{role}-difference", f"{role}-image"}
         if Closure.INITRD in package.closures or (of_role and package in kernels(lock.closure(Closure(role)))):
-            steps |= {f"{role}-initrd", f"{role}-image"}
+            steps |= {f"{role}-initrd", *last}
         if of_role:
-            steps |= {f"{role}-base", f"{role}-image"}
+            steps |= {f"{role}-base", *last}
     return steps
 
 

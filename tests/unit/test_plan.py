@@ -35,18 +35,21 @@ def test_the_same_inputs_mean_the_same_steps() -> None:
     assert changed_steps(plan(*inputs())) == set()
 
 
+LAST = ("difference", "image")
+
+
 def test_a_change_of_the_topology_makes_the_last_stage_anew_and_nothing_else() -> None:
     topology, public, lock = inputs()
     other = topology.model_copy(update={"tunnel": topology.tunnel.model_copy(update={"mtu": 1300})})
 
-    assert changed_steps(plan(other, public, lock)) == {"proxy-image", "client-image"}
+    assert changed_steps(plan(other, public, lock)) == {f"{role}-{step}" for role in Role for step in LAST}
 
 
 @pytest.mark.parametrize(
     ("closures", "steps"),
     [
-        ({Closure.CLIENT}, {"client-base", "client-image"}),
-        ({Closure.PROXY}, {"proxy-base", "proxy-image"}),
+        ({Closure.CLIENT}, {"client-base", "client-frame", "client-difference", "client-image"}),
+        ({Closure.PROXY}, {"proxy-base", "proxy-frame", "proxy-difference", "proxy-image"}),
     ],
 )
 def test_another_package_of_one_role_leaves_the_other_as_it_is(closures: set[Closure], steps: set[str]) -> None:

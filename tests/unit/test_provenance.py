@@ -78,7 +78,7 @@ def test_other_files_and_another_builder_are_named_before_anything_is_built() ->
         "topology.toml is another one",
     )
     (said,) = claim.obstacles(planned(1300), inputs)
-    assert said.endswith("makes client-image, proxy-image in another way")
+    assert said.endswith("makes client-difference, client-image, proxy-difference, proxy-image in another way")
 
 
 def test_only_a_trusted_key_is_believed_when_keys_are_trusted() -> None:

@@ -270,7 +270,7 @@ def test_nothing_is_made_for_images_that_are_there() -> None:
     assert unmade(plan, lambda step: False) == plan.steps
 
 
-@given(st.sets(st.integers(0, 8)))
+@given(st.sets(st.integers(0, 12)))
 def test_what_is_made_finds_all_that_it_is_made_from(present: Set[int]) -> None:
     plan = planned()
     have = {str(step) for number, step in enumerate(plan.steps) if number in present}
@@ -282,7 +282,9 @@ def test_what_is_made_finds_all_that_it_is_made_from(present: Set[int]) -> None:
     for role in plan.roles.values():
         assert str(role.image) in after
         if str(role.image) in rest:
-            assert {str(role.initrd), str(role.base)} <= after
+            assert {str(role.base), str(role.frame), str(role.difference)} <= after
+        if str(role.frame) in rest:
+            assert str(role.initrd) in after
         if str(role.base) in rest and role.base.inputs["node_modules"]:
             assert str(plan.node_modules) in after
     if str(plan.node_modules) in rest:
@@ -315,7 +317,9 @@ def test_what_one_store_pushes_another_one_pulls(
     assert main(["store", "pull", "shared", "--trusted-keys", "key.pub"]) == 1
     out, err = capsys.readouterr()
     assert out.splitlines() == [str(step) for step in steps[:3]]
-    assert err.splitlines()[-1].startswith("not pulled: proxy-initrd, proxy-base, proxy-image")
+    assert err.splitlines()[-1].startswith(
+        "not pulled: proxy-initrd, proxy-base, proxy-frame, proxy-difference, client-"
+    )
     assert all(Store(site / "theirs").has(step) for step in steps[:3])
 
 

@@ -12,6 +12,7 @@ from imagebuilder.generations import RECORD, Generations
 from imagebuilder.plan import Derivation
 from imagebuilder.store.folder import Store, Used
 from imagebuilder.store.upkeep import collect, discard, inspect, size_of
+from imagebuilder.topology import Role
 from tests.unit.test_generations import planned, record
 
 A, B = Derivation("a", {}), Derivation("b", {})
@@ -172,4 +173,6 @@ def test_generations_keep_their_outputs_and_the_locked_files_to_make_them_again(
     assert {item["name"] for item in json.loads(capsys.readouterr().out)["items"]} == {str(A), str(B)}
     assert main(["gc", "--keep", "1"]) == 0
     assert all(store.has(step) for step in new.steps)
-    assert {step.name for step in old.steps if not store.has(step)} == {"proxy-image", "client-image"}
+    assert {step.name for step in old.steps if not store.has(step)} == {
+        f"{role}-{step}" for role in Role for step in ("difference", "image")
+    }

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from imagebuilder.build import mkosi
-from imagebuilder.build.image import STUBS
+from imagebuilder.build.disk import STUBS
 from imagebuilder.build.toolchain import extract
 from imagebuilder.lock.model import Closure
 from imagebuilder.plan import Derivation, Plan, kernels, tree_digest
