@@ -1,17 +1,16 @@
 """`build`: both images, or nothing to do."""
 
 import json
+import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from imagebuilder.build.image import Image
-from imagebuilder.commands.files import Files
-from imagebuilder.commands.recorded import build_again, build_recorded
-from imagebuilder.commands.sources import source_arguments, sources_of, the_store
-from imagebuilder.generations import Generations
+from imagebuilder.commands import unchanged
+from imagebuilder.commands.sources import source_arguments
 from imagebuilder.run import say
-from imagebuilder.topology import Role
+from imagebuilder.store.place import default_store, generations_folder
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -30,36 +29,35 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Build, and print where the images are."""
-    files, store, sources = Files(args.topology), the_store(), sources_of(args)
-    images: Mapping[Role, Image]
-    if args.generation is None:
-        built, generation = build_recorded(files, store, sources, sign_with=args.sign_with)
-        images, made = built.images, bool(built.made)
+    store = default_store()
+    images: Mapping[str, Mapping[str, Any]]
+    same = unchanged.answer(generations_folder(store, args.topology), store / "outputs") if _plainly(args) else None
+    if same:
+        made, number, images = False, *same
     else:
-        generation = Generations(store, files.topology).find(args.generation)
-        images, made = build_again(generation, store, sources)
+        from imagebuilder.commands.recorded import build_as_asked  # what it takes to build is much to import
+
+        made, number, images = build_as_asked(args)
     if not made:
         say("nothing to do: both images are in the store")
-    say(f"generation {generation.number}")
-    print(as_json(images, generation.number) if args.json else as_text(images))
+    say(f"generation {number}")
+    print(as_json(images, number) if args.json else as_text(images))
     return 0
 
 
-def as_json(images: Mapping[Role, Image], generation: int) -> str:
+def _plainly(args: Namespace) -> bool:
+    """Say whether nothing but the operator's files and the environment says what to do."""
+    options = (args.sign_with, args.trusted_keys, args.snapshot, *args.substituter)
+    return args.generation is None and not any(options) and not os.environ.get("IMAGEBUILDER_SIGNING_KEY")
+
+
+def as_json(images: Mapping[str, Mapping[str, Any]], generation: int) -> str:
     """Return what was built for machines."""
-    facts = {role: _facts(image) for role, image in images.items()}
-    return json.dumps({"images": facts, "generation": generation}, indent=2)
+    told = ("path", "sha256", "size_bytes", "root_hash")
+    facts = {role: {name: image[name] for name in told} for role, image in images.items()}
+    return json.dumps({"images": facts, "generation": generation}, indent=2, default=str)
 
 
-def as_text(images: Mapping[Role, Image]) -> str:
+def as_text(images: Mapping[str, Mapping[str, Any]]) -> str:
     """Return what was built for people: role, SHA-256 and path, a line each."""
-    return "\n".join(f"{role:6}  {image.sha256}  {image.path}" for role, image in images.items())
-
-
-def _facts(image: Image) -> dict[str, object]:
-    return {
-        "path": str(image.path),
-        "sha256": image.sha256,
-        "size_bytes": image.size_bytes,
-        "root_hash": image.root_hash,
-    }
+    return "\n".join(f"{role:6}  {image['sha256']}  {image['path']}" for role, image in images.items())

@@ -1,20 +1,52 @@
 """A build that ends in a generation, as every command makes it that builds; and building one again."""
 
+import os
+from argparse import Namespace
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from imagebuilder.build.disk import command_line
 from imagebuilder.build.image import Image, image_of
+from imagebuilder.commands import unchanged
 from imagebuilder.commands.files import Files
+from imagebuilder.commands.sources import sources_of, the_store
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.fetch import Sources
 from imagebuilder.generations import BuiltImage, Generation, Generations, keep_provenance, steps_of
 from imagebuilder.pipeline import Built, build
 from imagebuilder.statements.intoto import PAYLOAD_TYPE
 from imagebuilder.statements.provenance import provenance
-from imagebuilder.statements.signing import configured_signing_key, sign
+from imagebuilder.statements.signing import TRUSTED_KEYS_VARIABLE, configured_signing_key, sign
 from imagebuilder.store.folder import Store
 from imagebuilder.topology import Role, load_topology
+
+
+def build_as_asked(args: Namespace) -> tuple[bool, int, Mapping[str, Mapping[str, Any]]]:
+    """Build what the arguments of `build` say; return whether anything was made, the generation's number, the images.
+
+    What was asked is noted, so that asking just the same again can be answered at once.
+    """
+    files, store, sources = Files(args.topology), the_store(), sources_of(args)
+    images: Mapping[Role, Image]
+    if args.generation is None:
+        asked = unchanged.asked(read_for(files))
+        built, generation = build_recorded(files, store, sources, sign_with=args.sign_with)
+        unchanged.note(generation.folder.parent, asked, generation.number)
+        images, made = built.images, bool(built.made)
+    else:
+        generation = Generations(store, files.topology).find(args.generation)
+        images, made = build_again(generation, store, sources)
+    return made, generation.number, {role: asdict(image) for role, image in images.items()}
+
+
+def read_for(files: Files) -> tuple[Path, ...]:
+    """Return every file of the operator's that a build of *files* reads, or would if it were there."""
+    root, keys = load_topology(files.topology).acme.ca_root, os.environ.get(TRUSTED_KEYS_VARIABLE)
+    read = [files.topology, files.public, files.lock, files.overrides]
+    read += [files.topology.parent / root] if root else []
+    return (*read, Path(keys)) if keys else tuple(read)
 
 
 def build_recorded(

@@ -3,12 +3,15 @@
 import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from imagebuilder.fetch import Sources, substituters_in
-from imagebuilder.lock.debian import mirrors
-from imagebuilder.statements.signing import configured_trusted_keys
-from imagebuilder.store.folder import Store, default_store
-from imagebuilder.store.substituter import Substituter
+from imagebuilder.store.place import default_store
+
+# What understands sources is imported when it is needed: `build` mostly finds out without it that nothing is to do.
+if TYPE_CHECKING:
+    from imagebuilder.fetch import Sources
+    from imagebuilder.store.folder import Store
+    from imagebuilder.store.substituter import Substituter
 
 
 def source_arguments(parser: ArgumentParser) -> None:
@@ -16,7 +19,7 @@ def source_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--substituter",
         action="append",
-        type=Substituter,
+        type=substituter,
         default=[],
         metavar="FOLDER|URL",
         help="ask this for locked files and outputs first (also IMAGEBUILDER_SUBSTITUTERS, separated by ':')",
@@ -34,19 +37,31 @@ def source_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def sources_of(args: Namespace) -> Sources:
+def substituter(place: str) -> "Substituter":
+    """Return the substituter at *place*, a folder or a URL."""
+    from imagebuilder.store.substituter import Substituter
+
+    return Substituter(place)
+
+
+def sources_of(args: Namespace) -> "Sources":
     """Return the sources that the arguments and the environment name."""
+    from imagebuilder.fetch import Sources, substituters_in
+    from imagebuilder.lock.debian import mirrors
+    from imagebuilder.statements.signing import configured_trusted_keys
+
     snapshot = args.snapshot or os.environ.get("IMAGEBUILDER_SNAPSHOT") or None
     substituters = (*args.substituter, *substituters_in())
     return Sources(mirrors, substituters, snapshot, configured_trusted_keys(args.trusted_keys))
 
 
-def sources_of_environment() -> Sources:
+def sources_of_environment() -> "Sources":
     """Return the sources that the environment and this machine name."""
-    snapshot = os.environ.get("IMAGEBUILDER_SNAPSHOT") or None
-    return Sources(mirrors, substituters_in(), snapshot, configured_trusted_keys())
+    return sources_of(Namespace(snapshot=None, substituter=[], trusted_keys=None))
 
 
-def the_store() -> Store:
+def the_store() -> "Store":
     """Return the store that the environment names."""
+    from imagebuilder.store.folder import Store
+
     return Store(default_store())

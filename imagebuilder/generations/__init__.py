@@ -25,6 +25,7 @@ from imagebuilder.generations.generation import (
 from imagebuilder.plan import NPM_PROJECT, Plan
 from imagebuilder.statements.signing import Envelope
 from imagebuilder.store.folder import Store
+from imagebuilder.store.place import generations_folder
 from imagebuilder.topology import Role
 from imagebuilder.tree import archive
 from imagebuilder.writing import write_whole
@@ -60,8 +61,7 @@ class Generations:
     @property
     def folder(self) -> Path:
         """Where they are kept."""
-        place = hashlib.sha256(os.fsencode(self.topology_path.resolve())).hexdigest()[:32]
-        return self.store.root / "generations" / place
+        return generations_folder(self.store.root, self.topology_path)
 
     def all(self) -> tuple[Generation, ...]:
         """Return every generation, the oldest first."""

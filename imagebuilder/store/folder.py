@@ -18,15 +18,6 @@ from imagebuilder.store.hashing import sha256_of
 from imagebuilder.store.manifest import manifest_of
 from imagebuilder.writing import write_whole
 
-
-def default_store() -> Path:
-    """Return the folder of the store: IMAGEBUILDER_STORE, or the XDG data folder."""
-    if named := os.environ.get("IMAGEBUILDER_STORE"):
-        return Path(named).absolute()
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
-    return Path(data).absolute() / "imagebuilder"
-
-
 UNWRITABLE = (*NO_ROOM, *NOT_ALLOWED, errno.ENOTDIR, errno.EEXIST)
 """Failures that the operator mends, not we."""
 
