@@ -39,7 +39,7 @@ class Addresses:
     home: Place
     """The home line's public side."""
     lan: Place
-    """Another host at home."""
+    """Another host at home; its IPv6 network is what the provider gives the home."""
     client: Place
     """The client at home: its own, or what DHCP gives it."""
 
@@ -73,7 +73,12 @@ def addresses(topology: Topology) -> Addresses:
         stranger=place(1, 25),
         user=place(2, 77),
         home=place(3, 2),
-        lan=Place(IPv4Interface((neighbour, lan.prefixlen)), router),
+        lan=Place(
+            IPv4Interface((neighbour, lan.prefixlen)),
+            router,
+            IPv6Interface((segments6[4][0x30], 64)),
+            segments6[4][1],
+        ),
         client=Place(IPv4Interface((own, lan.prefixlen)), router),
     )
 

@@ -1,7 +1,7 @@
 """The command line of the DHCP servers: the provider's before the proxy, the router's at home. Pure."""
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, IPv6Network
 from pathlib import Path
 
 
@@ -13,7 +13,9 @@ class Lease:
     ipv4: IPv4Interface
     router: IPv4Address
     ipv6: IPv6Interface | None = None
-    """By DHCPv6, the router by router advertisements; None: no IPv6."""
+    """By DHCPv6, the router by router advertisements; None: not by DHCPv6."""
+    advertised: IPv6Network | None = None
+    """Network in which the machine takes an address by itself, as router advertisements say."""
 
 
 def dnsmasq_argv(interface: str, lease: Lease, leases: Path, *, resolver: IPv4Address | None) -> list[str]:
@@ -36,4 +38,6 @@ def dnsmasq_argv(interface: str, lease: Lease, leases: Path, *, resolver: IPv4Ad
             f"--dhcp-range={lease.ipv6.network.network_address},static,{lease.ipv6.network.prefixlen}",
         ]
         addresses.append(f"[{lease.ipv6.ip}]")
+    if lease.advertised is not None:
+        argv += ["--enable-ra", f"--dhcp-range={lease.advertised.network_address},ra-only"]
     return [*argv, f"--dhcp-host={','.join((lease.mac, *addresses))}"]

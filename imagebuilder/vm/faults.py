@@ -127,7 +127,7 @@ def mend(pair: Pair) -> None:
             machine.unfreeze()
 
 
-MACHINE, LINK = "proxy|client", "proxy|client|line"
+MACHINE, LINK = "proxy|client", "proxy|client|line|stranger"
 FAULTS: Mapping[str, Fault] = MappingProxyType(
     {
         "power-cut": Fault(MACHINE, "pull the plug", lambda p, w: _machine(p, w).kill()),
@@ -153,6 +153,12 @@ FAULTS: Mapping[str, Fault] = MappingProxyType(
         "loss": Fault(f"{LINK} PERCENT", "lose packets at random", lambda p, w: _link(p, w).loss(float(w[1]))),
         "bandwidth": Fault(
             f"{LINK} KBIT-PER-S", "let no more pass; 0: mend", lambda p, w: _link(p, w).bandwidth(int(w[1]) or None)
+        ),
+        "only-ip": Fault(
+            f"{LINK} 4|6", "let one version of IP pass", lambda p, w: _link(p, w).only({"4": 4, "6": 6}[w[1]])
+        ),
+        "swallow": Fault(
+            f"{LINK} BYTES", "lose larger packets without a word", lambda p, w: _link(p, w).swallow(int(w[1]))
         ),
         "mtu": Fault(f"{LINK} BYTES", "let no larger packet pass", lambda p, w: _link(p, w).mtu(int(w[1]))),
         "line-address": Fault("", "give the home another address", lambda p, _: p.world.line.change_address()),

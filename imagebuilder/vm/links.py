@@ -14,6 +14,8 @@ from imagebuilder.tools import Tools
 from imagebuilder.vm.namespace import entered
 
 ETHERNET_MTU = 1500
+ETHERNET_HEADER = 14
+"""Octets that count for what leaves and not for what comes."""
 TOOL_S = 60.0
 """Seconds that nft, tc and ip may take."""
 
@@ -44,6 +46,11 @@ class Link:
         some = f"numgen random mod 1000 < {round(percent * 10)} drop"
         self._set("loss", None if not percent else "drop" if percent == 100 else some)
 
+    def only(self, version: int | None) -> None:
+        """Let nothing pass but IP of that *version*; None: both."""
+        other = {4: "ip6", 6: "ip", None: None}[version]
+        self._set("version", other and f"meta protocol {other} drop")
+
     def bandwidth(self, kbit_s: int | None) -> None:
         """Let no more than *kbit_s* pass in each direction; None: all that comes."""
         self._tc(["del", "dev", self.device, "root"], missing_ok=True)
@@ -72,6 +79,14 @@ class Link:
     def mtu(self, octets: int = ETHERNET_MTU) -> None:
         """Let no IP packet of more than *octets* pass; the device's side answers larger ones as routers do."""
         self._ip([f"link set {self.device} mtu {octets}"])
+
+    def swallow(self, octets: int) -> None:
+        """Lose every IP packet of more than *octets* without a word, as paths do that let no ICMP pass."""
+        self._set("size", f"meta length > {octets + ETHERNET_HEADER} drop")
+
+    def lose_udp(self, port: int) -> None:
+        """Lose what comes from that UDP port, as a router does that keeps a dead mapping for it."""
+        self._set("udp", f"udp sport {port} drop")
 
     def mend(self) -> None:
         """Take everything back."""

@@ -110,7 +110,7 @@ class World:
     identity: Identity = field(default_factory=lambda: Identity(FOLDER / "identity"))
     """What stays the same from run to run; left out: nothing does."""
     links: dict[str, Link] = field(init=False)
-    """The cables of the proxy and of the client, by role, and the home's line to the Internet, "line"."""
+    """The cables of the proxy and of the client, by role, the "stranger"'s, and the home's to the Internet, "line"."""
     line: HomeLine = field(init=False)
     cable: Cable = field(init=False)
     """What the machines are connected by; known once the world is there."""
@@ -133,13 +133,14 @@ class World:
         self.internet = Host("internet", self.places.dns_ipv4, self.places.dns_ipv6)
         self.stranger = _host("stranger", self.places.stranger)
         self.user = _host("user", self.places.user)
-        self.home = Host("home", self.places.home.ipv4.ip)
+        self.home = _host("home", self.places.home)
         self.lan = _host("lan", self.places.lan)
         self.line = HomeLine(
             self.tools, "home", "eth0", address=self.places.home.ipv4, gateway=self.places.home.ipv4_gateway
         )
         self.links = {
             "line": self.line,
+            "stranger": Link(self.tools, "stranger", "eth0"),
             **{str(role): Link(self.tools, self.network_of(role), device) for role, device in CABLE_ENDS.items()},
         }
         self.dns = NameServer(
@@ -247,6 +248,9 @@ class World:
             lines += _router_side(f"to-{name}", place.ipv4_gateway, place.ipv4.network)
             if place.ipv6 is not None and place.ipv6_gateway is not None:
                 lines += _router_side(f"to-{name}", place.ipv6_gateway, place.ipv6.network)
+        lan6, home6 = self.places.lan.ipv6, self.places.home.ipv6
+        assert lan6 is not None and home6 is not None
+        lines += [f"route add {lan6.network} via {home6.ip}"]
         self._ip("internet", lines)
         _forward("internet")
 
@@ -259,13 +263,14 @@ class World:
 
     def _home(self) -> None:
         line, lan = self.places.home, self.places.lan
-        self._leaf(self.home, Place(line.ipv4, line.ipv4_gateway))
+        self._leaf(self.home, line)
         lines = [
             *_bridge("lan0", self.cable, CABLE_ENDS[Role.CLIENT]),
             f"link add to-lan type veth peer name eth0 netns {NETWORKS / 'lan'}",
         ]
         lines += ["link set to-lan master lan0", "link set to-lan up"]
         lines += [f"address add {lan.ipv4_gateway}/{lan.ipv4.network.prefixlen} dev lan0"]
+        lines += [f"address add {lan.ipv6_gateway}/64 dev lan0 nodad"]
         self._ip("home", lines)
         self._leaf(self.lan, lan)
         _forward("home")
@@ -280,9 +285,11 @@ class World:
 
     def _dhcp(self) -> None:
         client, proxy = self.places.client, self.topology.proxy
-        self._lease(
-            "home", "lan0", Lease(mac_address(Role.CLIENT), client.ipv4, client.ipv4_gateway), self.places.dns_ipv4
+        lan6 = self.places.lan.ipv6
+        lease = Lease(
+            mac_address(Role.CLIENT), client.ipv4, client.ipv4_gateway, advertised=lan6.network if lan6 else None
         )
+        self._lease("home", "lan0", lease, self.places.dns_ipv4)
         if proxy.dhcp:
             router = proxy.ipv4_gateway or proxy.ipv4.network[1]
             self._lease("internet", "proxy0", Lease(mac_address(Role.PROXY), proxy.ipv4, router, proxy.ipv6), None)

@@ -26,6 +26,8 @@ BITES: Mapping[str, tuple[Path, str]] = {
     "plug": (BEDS / "test_links.py", "test_an_unplugged_cable_is_silent_until_it_is_plugged_in"),
     "loss": (BEDS / "test_links.py", "test_a_link_loses_as_much_as_it_is_told_to"),
     "bandwidth": (BEDS / "test_links.py", "test_a_narrow_link_lets_no_more_through_in_either_direction"),
+    "only-ip": (BEDS / "test_links.py", "test_a_link_lets_one_version_of_ip_pass"),
+    "swallow": (BEDS / "test_links.py", "test_a_link_swallows_large_packets_and_what_comes_from_a_dead_port"),
     "mtu": (BEDS / "test_links.py", "test_a_small_mtu_is_noticed_by_those_who_forbid_fragments"),
     "line-address": (BEDS / "test_links.py", "test_the_home_line_changes_its_address_and_gets_the_first_one_back"),
     "nat-rebind": (BEDS / "test_links.py", "test_a_rebinding_router_gives_a_connection_another_port"),

@@ -76,6 +76,51 @@ def test_a_link_loses_as_much_as_it_is_told_to(new_world: Callable[[], World]) -
     assert 100 < some < 175  # one direction: 140 expected, deviation 6.5
 
 
+def test_a_link_lets_one_version_of_ip_pass(new_world: Callable[[], World]) -> None:
+    def work() -> list[list[bool]]:
+        with new_world() as world, world.stranger.listen(25):
+            cable, seen = users_cable(world), []
+            for version in (4, 6, None):
+                cable.only(version)
+                seen.append([answers(world, address) for address in (world.stranger.ipv4, world.stranger.ipv6)])
+            return seen
+
+    assert inside(work) == [[True, False], [False, True], [True, True]]
+
+
+def answers(world: World, address: object) -> bool:
+    """Return whether the user gets a connection to *address*."""
+    try:
+        world.user.connect(str(address), 25, within_s=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_link_swallows_large_packets_and_what_comes_from_a_dead_port(new_world: Callable[[], World]) -> None:
+    def sent(world: World, octets: int, port: int) -> bool:
+        """Return whether a datagram of *octets*, headers included, gets from *port* of the user to the stranger."""
+        with world.stranger.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+            receiver.bind(("", 9))
+            receiver.settimeout(0.5)
+            with world.user.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.bind(("", port))
+                sender.sendto(bytes(octets - 28), (str(world.stranger.ipv4), 9))
+            try:
+                return bool(receiver.recv(2000))
+            except TimeoutError:
+                return False
+
+    def work() -> list[bool]:
+        with new_world() as world:
+            cable = users_cable(world)
+            cable.swallow(1360)
+            cable.lose_udp(4711)
+            return [sent(world, 1360, 4712), sent(world, 1400, 4712), sent(world, 1000, 4711)]
+
+    assert inside(work) == [True, False, False]
+
+
 def test_an_unplugged_cable_is_silent_until_it_is_plugged_in(new_world: Callable[[], World]) -> None:
     def work() -> None:
         with new_world() as world, world.stranger.listen(25):

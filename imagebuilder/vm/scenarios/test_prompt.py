@@ -41,6 +41,7 @@ FAULTS_IN_ORDER = (
     "clock proxy -60", "slow-disk client 1000000", "slow-disk client 0", "freeze proxy", "unfreeze proxy",
     "failing-disk client read", "failing-disk client",
     "latency client 50", "unplug line", "plug line", "loss client 5", "bandwidth line 800", "mtu line 1400",
+    "only-ip line 4", "swallow line 1400",
     "line-address", "nat-rebind", "dns-lie elsewhere.example 192.0.2.66", "dns-down", "acme-error closed today",
     "acme-down", "mend", "full-disk client", "power-cut client", "power-on client", "reset proxy", "mend",
 )  # fmt: skip
