@@ -23,6 +23,7 @@ from imagebuilder.services import (
     tls_report,
     tls_results,
     tunnel,
+    tunnel_way,
     unbound,
     valkey,
 )
@@ -46,6 +47,7 @@ SERVICES: tuple[Service, ...] = (
     tls_results.SERVICE,
     # the client, in the order that a message takes
     network_client.SERVICE,
+    tunnel_way.SERVICE,
     firewall_client.SERVICE,
     postfix.SERVICE,
     postsrsd.SERVICE,

@@ -12,11 +12,9 @@ DOOR_PORT = 2527
 class BanDoorValues(Values):
     """What overlays/ban-door may refer to."""
 
-    listen_address: str
-    """The proxy's address in the tunnel."""
-    listen_port: int
-    """Its port there."""
-    client_address: str
+    listen: tuple[str, ...]
+    """The proxy's addresses in the tunnel, each with its port."""
+    client_addresses: tuple[str, ...]
     """Who may name an address."""
 
 
@@ -24,9 +22,8 @@ def ban_door_values(site: Site) -> BanDoorValues:
     """Return the values of the door."""
     tunnel = site.topology.tunnel
     return BanDoorValues(
-        listen_address=str(tunnel.proxy_address),
-        listen_port=DOOR_PORT,
-        client_address=str(tunnel.client_address),
+        listen=(f"{tunnel.proxy_address}:{DOOR_PORT}", f"[{tunnel.proxy_ipv6}]:{DOOR_PORT}"),
+        client_addresses=(str(tunnel.client_address), str(tunnel.client_ipv6)),
     )
 
 

@@ -45,6 +45,10 @@ class DovecotValues(Values):
     """The proxy's address in the tunnel, whose PROXY headers are believed."""
     client_address: str
     """Our own address in the tunnel."""
+    proxy_ipv6: str
+    """The proxy's IPv6 address there."""
+    client_ipv6: str
+    """Our own."""
     imaps_port: int
     """Where users' connections come in."""
     sieve_port: int
@@ -75,6 +79,8 @@ def dovecot_values(site: Site) -> DovecotValues:
         hostname=topology.proxy.hostname,
         proxy_address=str(topology.tunnel.proxy_address),
         client_address=str(topology.tunnel.client_address),
+        proxy_ipv6=str(topology.tunnel.proxy_ipv6),
+        client_ipv6=str(topology.tunnel.client_ipv6),
         imaps_port=IMAPS_PORT,
         sieve_port=SIEVE_PORT,
         policy_port=POLICY_PORT,

@@ -8,8 +8,8 @@ from imagebuilder.services.dovecot import IMAPS_PORT, SIEVE_PORT
 from imagebuilder.services.postfix import RELAY_PORT, SUBMISSION_PORT
 from imagebuilder.topology import Role
 
-TCP_IPV4_HEADERS_BYTES = 40
-"""What TCP and IPv4 take of each packet (RFC 9293 section 3.7.1)."""
+HEADERS_BYTES = {4: 40, 6: 60}
+"""What TCP and IP take of each packet, by the version of IP (RFC 9293 section 3.7.1)."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,20 @@ class FirewallClientValues(Values):
     """Our own address in the tunnel."""
     tunnel_network: str
     """The tunnel's network."""
+    proxy_ipv6: str
+    """The proxy's IPv6 address in the tunnel."""
+    client_ipv6: str
+    """Our own IPv6 address there."""
+    tunnel_network_ipv6: str
+    """The tunnel's IPv6 network."""
     ports: str
     """TCP ports that the proxy reaches: SSH, SMTP, ManageSieve, certificates, submission, IMAPS."""
     mail_ports: str
     """TCP ports that nothing may go to by the line at home."""
-    mss: int
-    """Largest TCP segment inside the tunnel, in bytes."""
+    mss_4: int
+    """Largest TCP segment inside the tunnel by IPv4, in bytes."""
+    mss_6: int
+    """The same by IPv6."""
 
 
 def port_set(*ports: int) -> str:
@@ -42,9 +50,13 @@ def firewall_client_values(site: Site) -> FirewallClientValues:
         proxy_address=str(tunnel.proxy_address),
         client_address=str(tunnel.client_address),
         tunnel_network=str(tunnel.network),
+        proxy_ipv6=str(tunnel.proxy_ipv6),
+        client_ipv6=str(tunnel.client_ipv6),
+        tunnel_network_ipv6=str(tunnel.network_ipv6),
         ports=port_set(22, 25, SIEVE_PORT, CHALLENGE_PORT, SUBMISSION_PORT, IMAPS_PORT),
         mail_ports=port_set(25, 465, 587, RELAY_PORT),
-        mss=tunnel.mtu - TCP_IPV4_HEADERS_BYTES,
+        mss_4=tunnel.mtu - HEADERS_BYTES[4],
+        mss_6=tunnel.mtu - HEADERS_BYTES[6],
     )
 
 

@@ -5,13 +5,11 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
 from imagebuilder.services.ban_door import DOOR_PORT
 from imagebuilder.services.base import Service, Site, Values
+from imagebuilder.services.firewall_client import HEADERS_BYTES
 from imagebuilder.services.haproxy import IMAPS_PORT, SUBMISSION_PORT
 from imagebuilder.services.haraka_out import RELAY_PORT
 from imagebuilder.services.tls_results import RESULTS_PORT
 from imagebuilder.topology import Role
-
-IP_AND_TCP_BYTES = 40
-"""The headers of a segment in IPv4, the tunnel's only protocol."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,12 @@ class FirewallProxyValues(Values):
     """Our end of the tunnel."""
     client_address: str
     """The other end."""
+    tunnel_network_ipv6: str
+    """IPv6 addresses inside the tunnel."""
+    proxy_ipv6: str
+    """Our end of the tunnel by IPv6."""
+    client_ipv6: str
+    """The other end by IPv6."""
     ban_door_port: int
     """Where the client names who guesses passwords."""
     results_port: int
@@ -44,8 +48,10 @@ class FirewallProxyValues(Values):
     """UDP port of the tunnel."""
     user_ports: tuple[int, ...]
     """Where users' mail programs come."""
-    tunnel_segment: int
-    """Largest TCP payload in one packet of the tunnel, in bytes."""
+    segment_4: int
+    """Largest TCP payload in one IPv4 packet of the tunnel, in bytes."""
+    segment_6: int
+    """The same in IPv6."""
 
 
 def disjoint(version: int, *networks: IPv4Network | IPv6Network) -> tuple[str, ...]:
@@ -64,15 +70,25 @@ def firewall_proxy_values(site: Site) -> FirewallProxyValues:
         tunnel_network=str(tunnel.network),
         proxy_address=str(tunnel.proxy_address),
         client_address=str(tunnel.client_address),
+        tunnel_network_ipv6=str(tunnel.network_ipv6),
+        proxy_ipv6=str(tunnel.proxy_ipv6),
+        client_ipv6=str(tunnel.client_ipv6),
         ban_door_port=DOOR_PORT,
         results_port=RESULTS_PORT,
         ban_minutes=bans.ban_minutes,
         spared_4=disjoint(4, ip_network("127.0.0.0/8"), tunnel.network, ip_network(proxy.ipv4.ip), *bans.never),
-        spared_6=disjoint(6, ip_network("::1"), *([ip_network(proxy.ipv6.ip)] if proxy.ipv6 else []), *bans.never),
+        spared_6=disjoint(
+            6,
+            ip_network("::1"),
+            tunnel.network_ipv6,
+            *([ip_network(proxy.ipv6.ip)] if proxy.ipv6 else []),
+            *bans.never,
+        ),
         relay_port=RELAY_PORT,
         wireguard_port=tunnel.port,
         user_ports=(SUBMISSION_PORT, IMAPS_PORT),
-        tunnel_segment=tunnel.mtu - IP_AND_TCP_BYTES,
+        segment_4=tunnel.mtu - HEADERS_BYTES[4],
+        segment_6=tunnel.mtu - HEADERS_BYTES[6],
     )
 
 

@@ -47,7 +47,7 @@ def haraka_in_values(site: Site) -> HarakaInValues:
         upstream=str(topology.tunnel.client_address),
         upstream_port=SMTP_PORT,
         postmaster=f"postmaster@{domains[0].name}",
-        refused_networks=(*LOOPBACK, str(topology.tunnel.network)),
+        refused_networks=(*LOOPBACK, *map(str, topology.tunnel.networks)),
     )
 
 

@@ -26,12 +26,10 @@ class HarakaOutValues(Values):
     """The proxy's full name, as other servers hear it."""
     public_ipv4: str
     """The proxy's public IPv4 address."""
-    listen_address: str
-    """The proxy's address in the tunnel."""
-    listen_port: int
-    """Its port there."""
-    client_address: str
-    """The only address that may relay."""
+    listen: str
+    """The proxy's addresses in the tunnel, each with its port, in Haraka's form."""
+    client_addresses: tuple[str, ...]
+    """The only ones that may relay, each as a network of its own."""
     max_message_bytes: int
     """Above the largest limit of any domain."""
     preferred_family: str
@@ -58,14 +56,13 @@ def relays_json(topology: Topology) -> str:
 
 def haraka_out_values(site: Site) -> HarakaOutValues:
     """Return the values of the outbound relay."""
-    topology = site.topology
+    topology, tunnel = site.topology, site.topology.tunnel
     largest_mib = max(domain.max_message_mib for domain in topology.mail.domains)
     return HarakaOutValues(
         hostname=topology.proxy.hostname,
         public_ipv4=str(topology.proxy.ipv4.ip),
-        listen_address=str(topology.tunnel.proxy_address),
-        listen_port=RELAY_PORT,
-        client_address=str(topology.tunnel.client_address),
+        listen=f"{tunnel.proxy_address}:{RELAY_PORT},[{tunnel.proxy_ipv6}]:{RELAY_PORT}",
+        client_addresses=(f"{tunnel.client_address}/32", f"{tunnel.client_ipv6}/128"),
         max_message_bytes=(largest_mib + HEADERS_MIB) * MIB,
         preferred_family="default" if topology.proxy.ipv6 else "v4",
         relays=relays_json(topology),

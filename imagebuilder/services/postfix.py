@@ -48,10 +48,12 @@ class PostfixValues(Values):
     """Domain of mail that this host itself writes."""
     proxy_address: str
     """The proxy's address in the tunnel."""
-    client_address: str
-    """Our own address in the tunnel."""
-    tunnel_network: str
-    """The tunnel's network."""
+    proxy_addresses: str
+    """All of the proxy's addresses there, in Postfix's form."""
+    listen_addresses: tuple[str, ...]
+    """Our own addresses there, in Postfix's form."""
+    tunnel_networks: tuple[str, ...]
+    """The networks of the tunnel."""
     submission_port: int
     """Where users' mail comes in."""
     local_port: int
@@ -148,8 +150,9 @@ def postfix_values(site: Site) -> PostfixValues:
         hostname=topology.proxy.hostname,
         principal_domain=topology.mail.domains[0].name,
         proxy_address=str(topology.tunnel.proxy_address),
-        client_address=str(topology.tunnel.client_address),
-        tunnel_network=str(topology.tunnel.network),
+        proxy_addresses=f"{topology.tunnel.proxy_address}, [{topology.tunnel.proxy_ipv6}]",
+        listen_addresses=(str(topology.tunnel.client_address), f"[{topology.tunnel.client_ipv6}]"),
+        tunnel_networks=tuple(map(str, topology.tunnel.networks)),
         submission_port=SUBMISSION_PORT,
         local_port=LOCAL_PORT,
         forward_port=FORWARD_PORT,

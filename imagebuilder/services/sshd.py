@@ -20,12 +20,12 @@ class SshdValues(Values):
 
 def sshd_values(site: Site) -> SshdValues:
     """Return the values of sshd."""
-    client_address = site.topology.tunnel.client_address
+    tunnel = site.topology.tunnel
     is_proxy = site.role is Role.PROXY
     return SshdValues(
-        listen_addresses=("0.0.0.0", "::") if is_proxy else (str(client_address),),
+        listen_addresses=("0.0.0.0", "::") if is_proxy else (str(tunnel.client_address), str(tunnel.client_ipv6)),
         authorized_keys=site.topology.admin.ssh_keys,
-        jump_target=f"{client_address}:22" if is_proxy else "",
+        jump_target=f"{tunnel.client_address}:22" if is_proxy else "",
     )
 
 

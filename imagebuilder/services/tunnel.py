@@ -10,16 +10,16 @@ from imagebuilder.topology import Role
 class TunnelValues(Values):
     """What overlays/tunnel may refer to."""
 
-    address: str
-    """This end's address, with the prefix length of the tunnel's network."""
+    addresses: tuple[str, ...]
+    """This end's addresses, each with the prefix length of the tunnel's network."""
     mtu: int
     """Largest packet inside the tunnel, in bytes."""
     listen_port: int
     """UDP port that is listened on; 0: any, as it is this end that dials."""
     peer_public_key: str
     """The other end's public key."""
-    peer_address: str
-    """The other end's address in the tunnel."""
+    peer_addresses: tuple[str, ...]
+    """The other end's addresses in the tunnel, each as a network of its own."""
     endpoint: str
     """"address:port" that is dialled; empty: the other end dials."""
     keepalive_s: int
@@ -31,15 +31,16 @@ def tunnel_values(site: Site) -> TunnelValues:
     tunnel = site.topology.tunnel
     keys = site.public.wireguard
     is_proxy = site.role is Role.PROXY
-    here, there = tunnel.proxy_address, tunnel.client_address
+    here, there = (tunnel.proxy_address, tunnel.proxy_ipv6), (tunnel.client_address, tunnel.client_ipv6)
     if not is_proxy:
         here, there = there, here
+    lengths = (tunnel.network.prefixlen, tunnel.network_ipv6.prefixlen)
     return TunnelValues(
-        address=f"{here}/{tunnel.network.prefixlen}",
+        addresses=tuple(f"{own}/{length}" for own, length in zip(here, lengths, strict=True)),
         mtu=tunnel.mtu,
         listen_port=tunnel.port if is_proxy else 0,
         peer_public_key=keys.client if is_proxy else keys.proxy,
-        peer_address=str(there),
+        peer_addresses=tuple(f"{other}/{other.max_prefixlen}" for other in there),
         endpoint="" if is_proxy else f"{site.topology.proxy.ipv4.ip}:{tunnel.port}",
         keepalive_s=tunnel.keepalive_s,
     )

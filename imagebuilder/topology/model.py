@@ -1,7 +1,7 @@
 """What a topology may say: every table and field, with its unit. Pure."""
 
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
@@ -16,6 +16,7 @@ from imagebuilder.topology.names import (
     MailAddress,
     Network,
     NetworkV4,
+    NetworkV6,
     Pem,
     Provider,
     RouterV4,
@@ -90,10 +91,12 @@ class Tunnel(Model):
 
     network: NetworkV4 = IPv4Network("10.0.0.0/24")
     """Private network inside the tunnel; the proxy takes its first address, the client the second."""
+    network_ipv6: NetworkV6 = IPv6Network("fd3b:9c0e:52a7::/64")
+    """The same for IPv6, a network that nobody routes (RFC 4193)."""
     port: Annotated[Whole, Field(ge=1, le=65535)] = 51820
     """UDP port on the proxy."""
     mtu: Annotated[Whole, Field(ge=1280, le=1440)] = 1420
-    """Largest packet inside the tunnel, in bytes."""
+    """Largest packet inside the tunnel, in bytes; where the client dials by IPv6, one above 1420 goes in two pieces."""
     keepalive_s: Annotated[Whole, Field(ge=1, le=120)] = 25
     """Seconds between the client's keepalives, so that any NAT keeps the way back open."""
 
@@ -106,6 +109,21 @@ class Tunnel(Model):
     def client_address(self) -> IPv4Address:
         """The client's address inside the tunnel."""
         return self.network[2]
+
+    @property
+    def proxy_ipv6(self) -> IPv6Address:
+        """The proxy's IPv6 address inside the tunnel."""
+        return self.network_ipv6[1]
+
+    @property
+    def client_ipv6(self) -> IPv6Address:
+        """The client's IPv6 address inside the tunnel."""
+        return self.network_ipv6[2]
+
+    @property
+    def networks(self) -> tuple[IPv4Network, IPv6Network]:
+        """Both networks inside the tunnel."""
+        return self.network, self.network_ipv6
 
 
 class MailDomain(Model):

@@ -2,7 +2,16 @@
 
 import re
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_address
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+)
 from pathlib import PurePosixPath
 from typing import Annotated, TypeVar
 from unicodedata import category
@@ -173,7 +182,7 @@ def _parsed(kind: type[Address], example: str) -> Callable[[object], Address]:
         try:
             return kind(value)
         except ValueError:  # a network's only remaining fault
-            inside = IPv4Interface(value).network
+            inside = ip_interface(value).network
             raise refused(f"{shown(value)} is an address in a network; did you mean '{inside}'?") from None
 
     return parse
@@ -200,6 +209,7 @@ HostV6 = Annotated[IPv6Interface, BeforeValidator(_parsed(IPv6Interface, "2001:d
 RouterV4 = Annotated[IPv4Address, BeforeValidator(_parsed(IPv4Address, "198.51.100.1"))]
 RouterV6 = Annotated[IPv6Address, BeforeValidator(_parsed(IPv6Address, "fe80::1"))]
 NetworkV4 = Annotated[IPv4Network, BeforeValidator(_parsed(IPv4Network, "10.0.0.0/24"))]
+NetworkV6 = Annotated[IPv6Network, BeforeValidator(_parsed(IPv6Network, "fd3b:9c0e:52a7::/64"))]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(network)]
 Disk = Annotated[PurePosixPath, BeforeValidator(disk)]
 Pem = Annotated[PurePosixPath, BeforeValidator(pem)]

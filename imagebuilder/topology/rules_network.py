@@ -1,15 +1,19 @@
 """Rules about addresses, routers and the tunnel. Pure."""
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 from imagebuilder.errors import Problem
 from imagebuilder.topology.parts import Parts
 
 # RFC 1918, and RFC 6598 for those whose home uses up all of it
 PRIVATE_NETWORKS = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")))
+LOCAL_NETWORK = IPv6Network("fc00::/7")
+"""RFC 4193"""
 LONGEST_TUNNEL_PREFIX = 30
 """Two hosts, the network's own address and the broadcast address."""
+LONGEST_TUNNEL_PREFIX_IPV6 = 126
+"""Two hosts and the routers' common address (RFC 4291 section 2.6.1)."""
 TAKEN_PORTS = {22: "SSH", 68: "the DHCP client", 443: "the web server", 546: "the DHCPv6 client"}
 """Ports of the proxy that the tunnel can't have, and whose they are (443: HTTP/3 is UDP)."""
 
@@ -115,5 +119,19 @@ def _tunnel(parts: Parts) -> Iterator[Problem]:
             yield Problem("tunnel.network", f"'{network}' overlaps {interface.network}, the network of {place}")
         elif router and router in network:
             yield Problem("tunnel.network", f"'{network}' has {place}_gateway ({router}) in it")
+    yield from _tunnel_ipv6(parts, parts.tunnel.network_ipv6)
     if port in TAKEN_PORTS:
         yield Problem("tunnel.port", f"{port} is the port of {TAKEN_PORTS[port]}; take another, as 51820")
+
+
+def _tunnel_ipv6(parts: Parts, network: IPv6Network) -> Iterator[Problem]:
+    """Yield what is wrong with the tunnel's IPv6 *network*."""
+    place = "tunnel.network_ipv6"
+    if not network.subnet_of(LOCAL_NETWORK):
+        yield Problem(place, f"'{network}' is not private; take one inside fd00::/8, with digits drawn at random")
+    if network.prefixlen > LONGEST_TUNNEL_PREFIX_IPV6:
+        yield Problem(place, f"'{network}' has no room for two hosts; /{LONGEST_TUNNEL_PREFIX_IPV6} has")
+    if parts.proxy and parts.proxy.ipv6 and network.overlaps(parts.proxy.ipv6.network):
+        yield Problem(place, f"'{network}' overlaps {parts.proxy.ipv6.network}, the network of proxy.ipv6")
+    elif parts.proxy and parts.proxy.ipv6_gateway and parts.proxy.ipv6_gateway in network:
+        yield Problem(place, f"'{network}' has proxy.ipv6_gateway ({parts.proxy.ipv6_gateway}) in it")

@@ -31,6 +31,7 @@ TYPES = (
     (names.RouterV4, "IPv4 address"),
     (names.RouterV6, "IPv6 address"),
     (names.NetworkV4, "IPv4 network"),
+    (names.NetworkV6, "IPv6 network"),
     (names.Network, "network"),
     (names.Disk, "path of a disk"),
     (names.Pem, "path of a file"),

@@ -37,9 +37,11 @@ from imagebuilder.topology import Role, Topology
 from imagebuilder.vm.nameserver import NameServer, root_addresses
 from imagebuilder.vm.namespace import NETWORKS, bind_over, entered, new_network
 from tests.accept.client_letters import USER, content_of, letter, no_questions, proxy_header
+from tests.accept.proxy_room import TUNNEL_ENDS, ipv6_in_the_tunnel, tunnel_of_veth
 
 ROOM = Path("/run/client")
 PROXY, CLIENT, HOME, ROUTER = "10.0.0.1", "10.0.0.2", "192.168.77.2", "192.168.77.1"
+PROXY_6, CLIENT_6 = "fd3b:9c0e:52a7::1", "fd3b:9c0e:52a7::2"
 STRANGER_4, STRANGER_6 = "198.51.100.25", "2001:db8:5::25"
 MX = "mx.stranger.example"
 MIRROR = "mirror.stranger.example"
@@ -138,7 +140,7 @@ class ClientRoom:
         bind_over(ROOM / "root.key", self.root / "usr/share/dns/root.key")
         self._listen_for_logs()
         self._start_daemons()
-        self.ip("client", f"address add {CLIENT}/24 dev wg0")
+        self.ip("client", f"address add {CLIENT}/24 dev wg0", *ipv6_in_the_tunnel(CLIENT_6, PROXY_6, TUNNEL_ENDS[1]))
         self._proxys_part()
         self.until(lambda: self._in_client("ss -Hltn").count("127.0.0.1:11332") > 0, "Rspamd", within_s=240)
         self.until(lambda: self.answers("proxy", CLIENT, 25), "Postfix")
@@ -161,10 +163,16 @@ class ClientRoom:
             "link set eth0 up",
             f"address add {HOME}/24 dev eth0",
             f"route add default via {ROUTER}",
-            f"link add wg0 type veth peer name wg0 netns {NETWORKS / 'proxy'}",
+            *tunnel_of_veth("proxy"),
             "link set wg0 mtu 1420 up",
         )
-        self.ip("proxy", "link set lo up", "link set wg0 mtu 1420 up", f"address add {PROXY}/24 dev wg0")
+        self.ip(
+            "proxy",
+            "link set lo up",
+            "link set wg0 mtu 1420 up",
+            f"address add {PROXY}/24 dev wg0",
+            *ipv6_in_the_tunnel(PROXY_6, CLIENT_6, TUNNEL_ENDS[0]),
+        )
 
     def ip(self, network: str, *lines: str) -> None:
         """Run *lines* of ip's batch language in *network*."""
@@ -310,7 +318,8 @@ class ClientRoom:
     def _start_daemons(self) -> None:
         """Start everything as its unit does."""
         with entered("client"):
-            Path("/proc/sys/net/ipv4/ip_nonlocal_bind").write_text("1")
+            for version in ("ipv4", "ipv6"):
+                Path(f"/proc/sys/net/{version}/ip_nonlocal_bind").write_text("1")
         self.client(["nft", "-f", "/etc/nftables.conf"])
         self.daemon("unbound", ["unbound", "-d", "-p"], user="unbound", capability="net_bind_service")
         for folder, user, mode in (("valkey", "valkey", "0750"), ("rspamd", "_rspamd", "0755")):

@@ -38,6 +38,9 @@ from imagebuilder.vm.namespace import NETWORKS, entered, has_many_users, inside,
 ROOM = Path("/run/room")
 PROXY_4, PROXY_6 = "198.18.0.10", "2001:2:0:1::10"
 TUNNEL_PROXY, TUNNEL_CLIENT = "10.0.0.1", "10.0.0.2"
+TUNNEL_PROXY_6, TUNNEL_CLIENT_6 = "fd3b:9c0e:52a7::1", "fd3b:9c0e:52a7::2"
+TUNNEL_ENDS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
+"""Hardware addresses of what plays the tunnel: the end where it is made, and the other."""
 STRANGER_4, STRANGER_6 = "198.51.100.25", "2001:db8:5::25"
 AUTHORITY_4, DIRECTORY = "198.51.100.80", "https://acme-v02.api.letsencrypt.org/directory"
 HOME_4 = "198.51.100.99"
@@ -63,6 +66,17 @@ virtual_uid_maps = static:{MAIL_UID}
 virtual_gid_maps = static:{MAIL_UID}
 maillog_file = /var/log/mail.log
 """
+
+
+def tunnel_of_veth(peer: str) -> list[str]:
+    """Return the lines of ip's batch language that make what plays the tunnel, between here and the network *peer*."""
+    here, there = TUNNEL_ENDS
+    return [f"link add wg0 address {here} type veth peer name wg0 address {there} netns {NETWORKS / peer}"]
+
+
+def ipv6_in_the_tunnel(own: str, other: str, other_end: str) -> list[str]:
+    """Return those that give wg0 the address *own*; as in WireGuard, nobody has to look for his neighbour."""
+    return [f"address add {own}/64 dev wg0 nodad", f"neigh add {other} lladdr {other_end} dev wg0 nud permanent"]
 
 
 @dataclass(frozen=True)
@@ -201,11 +215,18 @@ class Room:
             f"address add {PROXY_6}/64 dev eth0 nodad",
             "route add default via 198.18.0.1",
             "route add default via 2001:2:0:1::1",
-            f"link add wg0 type veth peer name wg0 netns {NETWORKS / 'client'}",
+            *tunnel_of_veth("client"),
             "link set wg0 mtu 1420 up",
             f"address add {TUNNEL_PROXY}/24 dev wg0",
+            *ipv6_in_the_tunnel(TUNNEL_PROXY_6, TUNNEL_CLIENT_6, TUNNEL_ENDS[1]),
         )
-        self.ip("client", "link set lo up", "link set wg0 mtu 1420 up", f"address add {TUNNEL_CLIENT}/24 dev wg0")
+        self.ip(
+            "client",
+            "link set lo up",
+            "link set wg0 mtu 1420 up",
+            f"address add {TUNNEL_CLIENT}/24 dev wg0",
+            *ipv6_in_the_tunnel(TUNNEL_CLIENT_6, TUNNEL_PROXY_6, TUNNEL_ENDS[0]),
+        )
 
     def ip(self, network: str, *lines: str) -> None:
         """Run *lines* of ip's batch language in *network*."""

@@ -25,6 +25,7 @@ from imagebuilder.vm.namespace import entered
 from tests.accept.client_letters import USER, content_of, letter, only, proxy_header
 from tests.accept.client_room import (
     CLIENT,
+    CLIENT_6,
     HOME,
     MX,
     PASSWORDS,
@@ -432,10 +433,11 @@ def test_from_home_nothing_answers_and_through_the_tunnel_only_mail(room: Client
     ports = (22, 25, 53, 80, 110, 143, 465, 587, 993, 2525, 4190, 6379, 10025, 10587, 10993, 11332, 11334)
 
     at_home = [port for port in ports if room.answers("home", HOME, port, 0.3)]
-    in_tunnel = [port for port in ports if room.answers("proxy", CLIENT, port, 0.3)]
 
     assert at_home == []
-    assert in_tunnel == [25, 4190, 10587, 10993]
+    for address in (CLIENT, CLIENT_6):
+        in_tunnel = [port for port in ports if room.answers("proxy", address, port, 0.3)]
+        assert in_tunnel == [25, 4190, 10587, 10993], address
 
 
 @story

@@ -40,12 +40,15 @@ def test_nft_takes_the_firewall_twice_and_ends_with_one_table(room: ClientRoom) 
     assert rules.count("table ") == 1
     assert rules.count("policy drop;") == 2
     assert "maxseg size set 1380" in rules
+    assert "maxseg size set 1360" in rules
 
 
 @story
 def test_postfix_knows_every_setting(room: ClientRoom) -> None:
     assert "myhostname = mail.example.org" in quietly(room, "postconf -n")
-    assert "10.0.0.2:10587" in quietly(room, "postconf -M")
+    services = quietly(room, "postconf -M")
+    assert "10.0.0.2:10587" in services
+    assert "[fd3b:9c0e:52a7::2]:10587" in services
     quietly(room, "postconf -P")
 
 
@@ -61,6 +64,7 @@ def test_postfix_reads_its_maps(room: ClientRoom) -> None:
     assert looked_up(ROBOT, "texthash:/etc/postfix/send_only").startswith("550 5.2.1 ")
     assert looked_up(ALICE, "texthash:/etc/postfix/send_only") == ""
     assert looked_up("10.0.0.1", "cidr:/etc/postfix/unannounced").startswith("DEFER")
+    assert looked_up("fd3b:9c0e:52a7::1", "cidr:/etc/postfix/unannounced").startswith("DEFER")
     assert looked_up("198.51.100.25", "cidr:/etc/postfix/unannounced") == ""
 
 
@@ -68,7 +72,7 @@ def test_postfix_reads_its_maps(room: ClientRoom) -> None:
 def test_dovecot_takes_its_configuration(room: ClientRoom) -> None:
     shown = quietly(room, "doveconf -n")
 
-    assert "haproxy_trusted_networks = 10.0.0.1/32" in shown
+    assert "haproxy_trusted_networks = 10.0.0.1/32 fd3b:9c0e:52a7::1/128" in shown
     assert "port = 10993" in shown
 
 
@@ -117,7 +121,8 @@ def test_sshd_takes_keys_and_nothing_else(room: ClientRoom) -> None:
         "authorizedkeysfile /etc/ssh/authorized_keys.d/%u",
     ):
         assert line in shown
-    assert [line for line in shown if line.startswith("listenaddress")] == ["listenaddress 10.0.0.2:22"]
+    listening = {line for line in shown if line.startswith("listenaddress")}
+    assert listening == {"listenaddress 10.0.0.2:22", "listenaddress [fd3b:9c0e:52a7::2]:22"}
 
 
 @story

@@ -17,7 +17,9 @@ from tests.accept.proxy_room import (
     STRANGER_4,
     STRANGER_6,
     TUNNEL_CLIENT,
+    TUNNEL_CLIENT_6,
     TUNNEL_PROXY,
+    TUNNEL_PROXY_6,
     Room,
     told_in_a_room,
 )
@@ -109,7 +111,7 @@ def test_neither_the_proxy_nor_the_tunnel_can_be_banned(room: Room) -> None:
         room.listen("proxy", PROXY_4, port)
     room.listen("proxy", TUNNEL_PROXY, 2526)
 
-    for address in (PROXY_4, PROXY_6, TUNNEL_CLIENT, TUNNEL_PROXY, "127.0.0.1", "::1"):
+    for address in (PROXY_4, PROXY_6, TUNNEL_CLIENT, TUNNEL_PROXY, TUNNEL_CLIENT_6, "127.0.0.1", "::1"):
         name(room, address)
 
     assert room.answers("proxy", PROXY_4, 993, PROXY_4)
@@ -131,9 +133,10 @@ def test_what_is_not_one_address_bans_nobody(room: Room) -> None:
 
 @told_in_a_room
 def test_only_the_client_reaches_the_door(room: Room) -> None:
-    room.listen("proxy", TUNNEL_PROXY, 2527)
+    for door, public in ((TUNNEL_PROXY, PROXY_4), (TUNNEL_PROXY_6, PROXY_6)):
+        room.listen("proxy", door, 2527)
 
-    assert room.answers("client", TUNNEL_PROXY, 2527)
-    room.ip("internet", f"route add {TUNNEL_PROXY}/32 via {PROXY_4}")
-    assert not room.answers("internet", TUNNEL_PROXY, 2527, within_s=0.5)
+        assert room.answers("client", door, 2527)
+        room.ip("internet", f"route add {door} via {public}")
+        assert not room.answers("internet", door, 2527, within_s=0.5)
     assert not room.answers("internet", PROXY_4, 2527, within_s=0.5)

@@ -17,7 +17,9 @@ from tests.accept.proxy_room import (
     STRANGER_4,
     STRANGER_6,
     TUNNEL_CLIENT,
+    TUNNEL_CLIENT_6,
     TUNNEL_PROXY,
+    TUNNEL_PROXY_6,
     Room,
     told_in_a_room,
 )
@@ -120,8 +122,9 @@ def test_exactly_the_published_ports_are_open(room: Room) -> None:
     for address in (PROXY_4, PROXY_6):
         found = {port for port in ports if room.answers("internet", address, port, within_s=0.4)}
         assert found == published, address
-    found = {port for port in ports if room.answers("client", TUNNEL_PROXY, port, within_s=0.4)}
-    assert found == {2526}
+    for address in (TUNNEL_PROXY, TUNNEL_PROXY_6):
+        found = {port for port in ports if room.answers("client", address, port, within_s=0.4)}
+        assert found == {2526}, address
 
 
 @told_in_a_room
@@ -151,9 +154,11 @@ def test_an_ipv6_source_is_its_whole_network(room: Room) -> None:
 def test_connections_in_the_tunnel_fit_into_its_packets(room: Room) -> None:
     # The other end believes in larger packets.
     room.ip("client", "link set wg0 mtu 1500")
-    server = room.listen("client", TUNNEL_CLIENT, 25)
+    for address, most in ((TUNNEL_CLIENT, 1380), (TUNNEL_CLIENT_6, 1360)):
+        server = room.listen("client", address, 25)
 
-    room.connect("proxy", TUNNEL_CLIENT, 25)
-    accepted, _ = server.accept()
+        calling = room.connect("proxy", address, 25)
+        accepted, _ = server.accept()
 
-    assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) <= 1380
+        for end in (calling, accepted):
+            assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) <= most

@@ -17,6 +17,7 @@ from imagebuilder.services.rspamd import DkimKey, rspamd_values
 from imagebuilder.services.sshd import sshd_values
 from imagebuilder.services.system import system_values
 from imagebuilder.services.tunnel import tunnel_values
+from imagebuilder.services.tunnel_way import tunnel_way_values
 from imagebuilder.topology import PublicKeys, Role, Topology
 
 PROXY_KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
@@ -267,24 +268,35 @@ def test_the_client_dials_and_the_proxy_listens() -> None:
     assert dialling.endpoint == "198.18.0.10:51820"
     assert dialling.listen_port == 0
     assert dialling.peer_public_key == PROXY_KEY
-    assert (dialling.address, dialling.peer_address) == ("10.0.0.2/24", "10.0.0.1")
+    assert dialling.addresses == ("10.0.0.2/24", "fd3b:9c0e:52a7::2/64")
+    assert dialling.peer_addresses == ("10.0.0.1/32", "fd3b:9c0e:52a7::1/128")
     assert listening.endpoint == ""
     assert listening.listen_port == 51820
     assert listening.peer_public_key == CLIENT_KEY
-    assert (listening.address, listening.peer_address) == ("10.0.0.1/24", "10.0.0.2")
+    assert listening.addresses == ("10.0.0.1/24", "fd3b:9c0e:52a7::1/64")
+    assert listening.peer_addresses == ("10.0.0.2/32", "fd3b:9c0e:52a7::2/128")
+
+
+def test_the_client_knows_each_way_to_the_proxy_that_there_is() -> None:
+    both = {"hostname": "mail.example.org", "ipv4": "198.18.0.10/24", "ipv6": "2001:2:0:1::10/64", "dhcp": True}
+
+    assert tunnel_way_values(site()).ways == ("198.18.0.10:51820",)
+    assert tunnel_way_values(site(proxy=both)).ways == ("198.18.0.10:51820", "[2001:2:0:1::10]:51820")
 
 
 def test_ssh_to_the_client_is_in_the_tunnel_and_the_proxy_forwards_there_only() -> None:
     proxy, client = sshd_values(site(Role.PROXY)), sshd_values(site())
 
-    assert client.listen_addresses == ("10.0.0.2",)
+    assert client.listen_addresses == ("10.0.0.2", "fd3b:9c0e:52a7::2")
     assert client.jump_target == ""
     assert proxy.jump_target == "10.0.0.2:22"
     assert proxy.authorized_keys == client.authorized_keys == (SSH_KEY,)
 
 
 def test_a_segment_fits_into_the_tunnel() -> None:
-    assert firewall_client_values(site(tunnel={"mtu": 1300})).mss == 1260
+    values = firewall_client_values(site(tunnel={"mtu": 1300}))
+
+    assert (values.mss_4, values.mss_6) == (1260, 1240)
 
 
 def test_the_home_network_is_asked_for_an_address_unless_there_is_one() -> None:

@@ -45,14 +45,20 @@ def test_every_hosted_domain_is_accepted_and_the_largest_limit_counts() -> None:
 
 
 def test_addresses_that_the_client_trusts_are_never_announced() -> None:
-    assert haraka_in_values(site(topology())).refused_networks == ("127.0.0.0/8", "::1/128", "10.0.0.0/24")
+    assert haraka_in_values(site(topology())).refused_networks == (
+        "127.0.0.0/8",
+        "::1/128",
+        "10.0.0.0/24",
+        "fd3b:9c0e:52a7::/64",
+    )
 
 
 def test_the_way_out_takes_what_the_way_in_took_and_the_headers_added_since() -> None:
     there, back = haraka_in_values(site(topology(TWO))), haraka_out_values(site(topology(TWO)))
 
     assert back.max_message_bytes > there.max_message_bytes
-    assert (back.listen_address, back.listen_port, back.client_address) == ("10.0.0.1", 2526, "10.0.0.2")
+    assert back.listen == "10.0.0.1:2526,[fd3b:9c0e:52a7::1]:2526"
+    assert back.client_addresses == ("10.0.0.2/32", "fd3b:9c0e:52a7::2/128")
 
 
 @pytest.mark.parametrize(
@@ -99,4 +105,6 @@ def test_with_dhcp_nothing_is_set_and_the_firewall_lets_its_answers_in() -> None
 
 
 def test_segments_leave_room_for_their_headers() -> None:
-    assert firewall_proxy_values(site(topology())).tunnel_segment == 1380
+    values = firewall_proxy_values(site(topology()))
+
+    assert (values.segment_4, values.segment_6) == (1380, 1360)

@@ -138,7 +138,7 @@ def test_a_huge_file_is_refused_unread(written: Callable[[str | bytes], Path]) -
         ("proxi", {}, "did you mean 'proxy'?"),
         ("client.port", 1, "it belongs in [tunnel]"),
         ("mail.mailboxes[1].quota", 1, "did you mean 'quota_mib'?"),
-        ("tunnel.zzz", 1, "there are network, port, mtu, keepalive_s"),
+        ("tunnel.zzz", 1, "there are network, network_ipv6, port, mtu, keepalive_s"),
         ("mail.mailboxes[0].quota_mib", "5120", "'5120': a whole number is wanted"),
         ("mail.mailboxes[0].quota_mib", True, "true: a whole number is wanted"),
         ("mail.mailboxes[0].quota_mib", 5120.0, "5120.0: a whole number is wanted"),
@@ -205,6 +205,8 @@ def test_an_impossible_public_address_is_refused(value: object, said: str) -> No
 
 def test_a_network_with_host_bits_gets_the_network_as_suggestion() -> None:
     assert "did you mean '10.9.0.0/24'?" in problems(with_value("tunnel.network", "10.9.0.7/24"))["tunnel.network"]
+    found = problems(with_value("tunnel.network_ipv6", "fd00:1::7/64"))
+    assert "did you mean 'fd00:1::/64'?" in found["tunnel.network_ipv6"]
 
 
 def test_an_address_with_a_zone_or_a_needless_prefix_is_refused() -> None:
@@ -421,7 +423,7 @@ places = st.sampled_from(
         for table, model in (
             ("proxy", "hostname ipv4 ipv4_gateway ipv6 ipv6_gateway dhcp boot_disk"),
             ("client", "hostname suite ipv4 ipv4_gateway"),
-            ("tunnel", "network port mtu keepalive_s"),
+            ("tunnel", "network network_ipv6 port mtu keepalive_s"),
             ("admin", "email ssh_keys domains"),
             ("acme", "directory ca_root"),
             ("mail", "domains mailboxes aliases"),

@@ -226,6 +226,25 @@ def test_the_router_of_a_single_address_is_not_inside_the_tunnel() -> None:
     assert "proxy.ipv4_gateway" in found["tunnel.network"]
 
 
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        ("2001:db8::/64", "is not private"),
+        ("fd00:1::/127", "has no room for two hosts"),
+        ("fd00:2::/48", "the network of proxy.ipv6"),
+        ("fd00:3::/64", "proxy.ipv6_gateway"),
+    ],
+)
+def test_the_tunnels_ipv6_network_is_private_has_room_and_is_nobody_elses(network: str, said: str) -> None:
+    inside: dict[str, object] = {"ipv6": "fd00:2::10/64", "ipv6_gateway": "fd00:2::1"}
+    single: dict[str, object] = {"ipv6": "2001:2:0:1::10/128", "ipv6_gateway": "fd00:3::1"}
+    for proxy in (inside, single):
+        found = problems(site(proxy=proxy, tunnel={"network_ipv6": network}))
+        if said in found.get("tunnel.network_ipv6", ""):
+            return
+    pytest.fail(f"nothing is said of {network}")
+
+
 @pytest.mark.parametrize("port", [22, 443])
 def test_the_tunnel_takes_no_port_of_another_service(port: int) -> None:
     assert "is the port of" in problems(site(tunnel={"port": port}))["tunnel.port"]

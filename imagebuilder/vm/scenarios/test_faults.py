@@ -39,28 +39,6 @@ def test_the_tunnel_comes_back_when_the_cable_at_home_is_plugged_in_again(
     proxy.wait_until_succeeds(through_the_tunnel(topology), within_s=20)
 
 
-def test_the_tunnel_follows_when_the_home_gets_another_address(
-    proxy: Machine, world: World, topology: Topology, stranger: Stranger, alice: Person
-) -> None:
-    new = world.line.change_address()
-
-    proxy.wait_until_succeeds(f"wg show wg0 endpoints | grep -F {new}:", within_s=60)
-    proxy.wait_until_succeeds(through_the_tunnel(topology), within_s=20)
-    stranger.send_persistently(alice.address, "after moving", "Same house.\n")
-    assert alice.receive("after moving").text == "Same house.\n"
-
-
-def test_the_tunnel_survives_a_router_that_forgets_its_connections(
-    proxy: Machine, world: World, topology: Topology
-) -> None:
-    before = proxy.succeed("wg show wg0 endpoints").split()[-1]
-
-    world.line.rebind()
-
-    proxy.wait_until_succeeds(f"! wg show wg0 endpoints | grep -F {before}", within_s=60)
-    proxy.wait_until_succeeds(through_the_tunnel(topology), within_s=20)
-
-
 def test_mail_arrives_over_a_bad_line(world: World, pair: Pair, stranger: Stranger, alice: Person) -> None:
     world.links["line"].loss(5)
     faults.delay(pair.client, world.links["client"], 100)
