@@ -1,5 +1,6 @@
 """Mail from the client through haraka-out to the Internet."""
 
+import asyncio
 import signal
 import smtplib
 import ssl
@@ -19,11 +20,14 @@ from imagebuilder.topology import Role
 from imagebuilder.vm.namespace import entered
 from tests.accept.proxy_room import (
     PROXY_4,
+    PROXY_6,
     ROOM,
     STRANGER_4,
     STRANGER_6,
     TUNNEL_CLIENT,
+    TUNNEL_CLIENT_6,
     TUNNEL_PROXY,
+    TUNNEL_PROXY_6,
     Room,
     told_in_a_room,
 )
@@ -46,6 +50,8 @@ class Mailbox(MessageHandler):
         self.sessions: list[tuple[str, bool]] = []
         """Address of the sending host and whether TLS was used, one per message."""
         self.refused: set[str] = set()
+        self.thinks_s = 0.0
+        """Seconds between taking a message and saying so."""
 
     async def handle_RCPT(  # noqa: N802 (aiosmtpd's name)
         self, server: object, session: object, envelope: object, address: str, options: object
@@ -54,6 +60,11 @@ class Mailbox(MessageHandler):
             return "550 5.1.1 no such user"
         envelope.rcpt_tos.append(address)  # type: ignore[attr-defined]
         return "250 OK"
+
+    async def handle_DATA(self, server: object, session: object, envelope: object) -> str:  # noqa: N802
+        answer = await super().handle_DATA(server, session, envelope)  # type: ignore[arg-type]
+        await asyncio.sleep(self.thinks_s)
+        return str(answer)
 
     def prepare_message(self, session: object, envelope: object) -> Message:
         self.sessions.append((session.peer[0], session.ssl is not None))  # type: ignore[attr-defined]
@@ -130,8 +141,8 @@ def test_the_clients_mail_goes_to_the_mx_with_tls_and_without_a_trace_of_home(ro
 def test_nobody_but_the_client_may_relay(room: Room) -> None:
     room.start_haraka_out()
 
-    for source, network in ((TUNNEL_PROXY, "proxy"), ("", "proxy")):
-        with room.smtp(source, TUNNEL_PROXY, 2526, network) as session:
+    for source, door in ((TUNNEL_PROXY, TUNNEL_PROXY), (TUNNEL_PROXY_6, TUNNEL_PROXY_6), ("", TUNNEL_PROXY)):
+        with room.smtp(source, door, 2526, "proxy") as session:
             session.ehlo()
             session.mail(ALICE)
             code, text = session.rcpt(EVE)
@@ -142,6 +153,11 @@ def test_nobody_but_the_client_may_relay(room: Room) -> None:
     assert not room.answers("internet", TUNNEL_PROXY, 2526)
     room.ip("internet", f"address add {TUNNEL_CLIENT}/32 dev lo")
     assert not room.answers("internet", TUNNEL_PROXY, 2526, TUNNEL_CLIENT)
+    room.ip(
+        "internet", f"route add {TUNNEL_PROXY_6}/128 via {PROXY_6}", f"address add {TUNNEL_CLIENT_6}/128 dev lo nodad"
+    )
+    assert not room.answers("internet", TUNNEL_PROXY_6, 2526)
+    assert not room.answers("internet", TUNNEL_PROXY_6, 2526, TUNNEL_CLIENT_6)
 
 
 @told_in_a_room
@@ -193,10 +209,10 @@ def test_a_large_message_goes_out_unchanged(room: Room) -> None:
 
 
 @told_in_a_room
-def test_kill_after_kill_loses_nothing_and_repeats_at_most_what_was_under_way(room: Room) -> None:
+def test_kill_after_kill_loses_nothing_and_repeats_at_most_the_one_that_was_being_handed_over(room: Room) -> None:
     haraka = room.start_haraka_out()
     wanted = {f"{number}@example.org" for number in range(40)}
-    under_way = 0
+    kills = 0
 
     with strangers_server(room) as box:
         for number, identity in enumerate(sorted(wanted)):
@@ -208,13 +224,65 @@ def test_kill_after_kill_loses_nothing_and_repeats_at_most_what_was_under_way(ro
                 except (OSError, smtplib.SMTPException):
                     time.sleep(0.2)
             if number % 10 == 9:
-                under_way += len(queued(room))
+                kills += 1
                 haraka.kill()
                 haraka = room.start_haraka_out()
         room.until(lambda: {str(one["Message-Id"]).strip("<>") for one in box.messages} == wanted, "all", haraka)
         room.until(lambda: queued(room) == [], "an empty queue", haraka)
 
-    assert len(box.messages) - len(wanted) <= under_way
+    assert len(box.messages) - len(wanted) <= kills
+
+
+@told_in_a_room
+def test_a_kill_repeats_one_message_of_the_many_that_are_under_way(room: Room) -> None:
+    haraka = room.start_haraka_out()
+    wanted = {f"{number}@example.org" for number in range(10)}
+
+    with strangers_server(room) as box:
+        box.thinks_s = 1.0
+        for identity in wanted:
+            sent_by_the_client(room, EVE, mail=MAIL.replace("1@example.org", identity))
+        room.until(lambda: len(box.messages) > 2, "some of them", haraka)
+        assert len(queued(room)) > 5
+        haraka.kill()
+        box.thinks_s = 0.0
+        haraka = room.start_haraka_out()
+        room.until(lambda: {str(one["Message-Id"]).strip("<>") for one in box.messages} == wanted, "all", haraka)
+        room.until(lambda: queued(room) == [], "an empty queue", haraka)
+
+    assert len(box.messages) <= len(wanted) + 1
+
+
+@told_in_a_room
+def test_a_server_that_thinks_for_long_gets_the_message_once_and_holds_up_nobody(room: Room) -> None:
+    settings = room.roots[Role.PROXY] / "etc/haraka-out/config/outbound.ini"
+    changed = ROOM / "outbound.ini"
+    changed.write_text(settings.read_text().replace("connect_timeout=30", "connect_timeout=5"))
+    run(["mount", "--bind", str(changed), str(settings)])
+    haraka = room.start_haraka_out()
+
+    with strangers_server(room) as box:
+        box.thinks_s = 12.0  # longer than is waited for a connection, and for one's turn
+        sent_by_the_client(room, EVE)
+        room.until(lambda: len(box.messages) == 1, "the message", haraka)
+        box.thinks_s = 0.0
+        sent_by_the_client(room, EVE, mail=MAIL.replace("1@example.org", "2@example.org"))
+        room.until(lambda: len(box.messages) == 2, "the next one", haraka, within_s=15)
+        room.until(lambda: queued(room) == [], "an empty queue", haraka, within_s=60)
+
+    assert len(box.messages) == 2
+
+
+@told_in_a_room
+def test_each_recipient_is_done_with_by_himself(room: Room) -> None:
+    haraka = room.start_haraka_out()
+
+    with strangers_server(room) as box:
+        box.refused.add(EVE)
+        sent_by_the_client(room, EVE, "adam@stranger.example", "abel@stranger.example")
+        room.until(lambda: len(box.messages) == 2, "the two who are there", haraka)
+
+    assert sorted(str(one["X-RcptTo"]) for one in box.messages) == ["abel@stranger.example", "adam@stranger.example"]
 
 
 @told_in_a_room
