@@ -21,7 +21,7 @@ from imagebuilder.topology import Role, Topology, load_topology
 from imagebuilder.tree import Tree
 from tests.accept.proxy_room import Parts
 
-REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"
+SMALL = Path(__file__).parents[1] / "topologies/small.toml"
 
 
 def copy_files(topology: Path, target: Path) -> None:
@@ -71,7 +71,7 @@ def package_tree(built: Built, plan: Plan, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def topology() -> Topology:
-    return load_topology(REFERENCE)
+    return load_topology(SMALL)
 
 
 @pytest.fixture(scope="session")

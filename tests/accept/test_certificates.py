@@ -41,7 +41,7 @@ from tests.accept.proxy_room import (
 
 pytestmark = pytest.mark.accept
 
-REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"
+SMALL = Path(__file__).parents[1] / "topologies/small.toml"
 MAIL = "mail.example.org"
 NAMES = (MAIL, "autoconfig.example.org", "autodiscover.example.org", "mta-sts.example.org")
 BUNDLE = "etc/ssl/certs/ca-certificates.crt"
@@ -52,7 +52,7 @@ class Certified:
 
     def __init__(self, room: Room, *, valid_s: int = VALID_S) -> None:
         self.room = room
-        self.topology = load_topology(REFERENCE)
+        self.topology = load_topology(SMALL)
         secrets = new_secrets(self.topology)
         self.tlsa = public_keys(secrets).tls
         room.credentials["tls.key"] = (secrets.tls or "").encode()

@@ -30,7 +30,7 @@ from imagebuilder.vm.namespace import NETWORKS, entered, inside, new_network
 
 pytestmark = pytest.mark.accept
 
-REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"
+SMALL = Path(__file__).parents[1] / "topologies/small.toml"
 PLACE = Path("/run/dns")
 ROOT, FIRST, SECOND = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 IDN = "xn--bcher-kva.example"
@@ -111,8 +111,8 @@ def zones_of(text: str) -> dict[str, str]:
 
 
 def two_domains() -> dict[str, Any]:
-    """Return the reference topology with a second, internationalised mail domain."""
-    document = tomllib.loads(REFERENCE.read_text())
+    """Return the small topology with a second, internationalised mail domain."""
+    document = tomllib.loads(SMALL.read_text())
     document["mail"]["domains"].append({"name": "bücher.example", "dkim_next_selector": "next"})
     return document
 

@@ -15,12 +15,12 @@ from imagebuilder.secrets.keys import completed, new_secrets, public_keys
 from imagebuilder.topology import PublicKeys, Topology
 from imagebuilder.topology.load import judged
 
-REFERENCE = Path(__file__).parent.parent / "topologies/reference.toml"
+SMALL = Path(__file__).parent.parent / "topologies/small.toml"
 SOA = "@ 3600 IN SOA ns. root. 1 1 1 1 1\n@ 3600 IN NS ns.\n"
 
 
 def with_changes(**changes: dict[str, Any]) -> Topology:
-    document: dict[str, Any] = tomllib.loads(REFERENCE.read_text())
+    document: dict[str, Any] = tomllib.loads(SMALL.read_text())
     for table, keys in changes.items():
         document[table] = {key: value for key, value in (document.get(table, {}) | keys).items() if value is not None}
     topology, problems = judged(document)

@@ -15,13 +15,13 @@ from imagebuilder.secrets.rotation import SecretNameError, imported, needed, rem
 from imagebuilder.secrets.vault import named, read_secrets
 from imagebuilder.topology import Role, Topology, load_topology
 
-REFERENCE = Path(__file__).parent.parent / "topologies/reference.toml"
+SMALL = Path(__file__).parent.parent / "topologies/small.toml"
 ALICE = "alice@example.org"
 
 
 @pytest.fixture(scope="module")
 def topology() -> Topology:
-    return load_topology(REFERENCE)
+    return load_topology(SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_every_value_can_be_taken_out_and_put_in_again(made: Secrets, topology: 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     path = tmp_path / "topology.toml"
-    path.write_text(REFERENCE.read_text())
+    path.write_text(SMALL.read_text())
     assert main(["init", "--plain", "-t", str(path)]) == 0
     return path
 

@@ -35,13 +35,13 @@ from imagebuilder.secrets.vault import read_secrets, write_secrets
 from imagebuilder.topology import Role, Topology, load_public_keys, load_topology
 from imagebuilder.topology.load import judged, missing_keys
 
-REFERENCE = Path(__file__).parent.parent / "topologies/reference.toml"
+SMALL = Path(__file__).parent.parent / "topologies/small.toml"
 ALICE, BOB = "alice@example.org", "bob@example.org"
 
 
 @pytest.fixture(scope="module")
 def topology() -> Topology:
-    return load_topology(REFERENCE)
+    return load_topology(SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def made(topology: Topology) -> Secrets:
 
 
 def grown() -> Topology:
-    """Return the reference topology with one more mailbox, domain and selector."""
-    document: dict[str, Any] = tomllib.loads(REFERENCE.read_text())
+    """Return the small topology with one more mailbox, domain and selector."""
+    document: dict[str, Any] = tomllib.loads(SMALL.read_text())
     document["mail"]["mailboxes"].append({"address": "carol@example.net"})
     document["mail"]["domains"].append({"name": "example.net"})
     document["mail"]["domains"][0]["dkim_selector"] = "next"

@@ -15,17 +15,17 @@ from imagebuilder.errors import WrongInputError
 from imagebuilder.topology import Topology, load_topology
 from imagebuilder.topology.load import judged, parsed_toml
 
-REFERENCE = Path(__file__).parent.parent / "topologies/reference.toml"
+SMALL = Path(__file__).parent.parent / "topologies/small.toml"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINWoDz74vfzhS7W/RpK9B5P9dCkwQ5d4H4Coy6sDkgTO"
 
 
-def reference() -> dict[str, Any]:
-    return tomllib.loads(REFERENCE.read_text())
+def small() -> dict[str, Any]:
+    return tomllib.loads(SMALL.read_text())
 
 
 def with_value(where: str, value: object) -> dict[str, Any]:
-    """Return the reference topology with *value* at *where*, written as in a problem's place."""
-    document = reference()
+    """Return the small topology with *value* at *where*, written as in a problem's place."""
+    document = small()
     steps = where.replace("[", ".").replace("]", "").split(".")
     table: Any = document
     for step in steps[:-1]:
@@ -57,12 +57,12 @@ def written(tmp_path: Path) -> Callable[[str | bytes], Path]:
     return write
 
 
-def test_the_reference_topology_is_accepted() -> None:
-    topology = load_topology(REFERENCE)
+def test_the_small_topology_is_accepted() -> None:
+    topology = load_topology(SMALL)
 
     assert topology.proxy.hostname == "mail.example.org"
     assert str(topology.tunnel.client_address) == "10.0.0.2"
-    assert problems(reference()) == {}
+    assert problems(small()) == {}
 
 
 def test_a_missing_file_is_named_and_init_is_the_way_out(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_an_empty_file_lacks_each_required_table(written: Callable[[str | bytes]
 def test_what_editors_on_windows_write_is_read(
     written: Callable[[str | bytes], Path], change: Callable[[str], str]
 ) -> None:
-    assert load_topology(written(change(REFERENCE.read_text()))) == load_topology(REFERENCE)
+    assert load_topology(written(change(SMALL.read_text()))) == load_topology(SMALL)
 
 
 def test_a_huge_file_is_refused_unread(written: Callable[[str | bytes], Path]) -> None:
@@ -455,10 +455,10 @@ def test_no_bytes_at_all_break_the_reading(tmp_path: Path, content: bytes) -> No
 
 @given(st.data())
 @settings(deadline=None, max_examples=300)
-def test_a_reference_with_a_piece_cut_out_or_put_in_is_accepted_or_refused_but_never_a_traceback(
+def test_a_topology_with_a_piece_cut_out_or_put_in_is_accepted_or_refused_but_never_a_traceback(
     data: st.DataObject,
 ) -> None:
-    text = REFERENCE.read_text()
+    text = SMALL.read_text()
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, min(len(text), start + 40)))
     piece = data.draw(st.sampled_from(["", '"', "]", "[[", "\x00", "9" * 30, "=", "\n", "{}", "true", "é"]))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from imagebuilder.topology.load import judged
 
-REFERENCE = Path(__file__).parent.parent / "topologies/reference.toml"
+SMALL = Path(__file__).parent.parent / "topologies/small.toml"
 ALICE, BOB = "alice@example.org", "bob@example.org"
 
 
@@ -22,8 +22,8 @@ def site(
     admin: dict[str, object] | None = None,
     mail: dict[str, object] | None = None,
 ) -> dict[str, Any]:
-    """Return the reference topology with keys replaced, or left out where None is given."""
-    document = tomllib.loads(REFERENCE.read_text())
+    """Return the small topology with keys replaced, or left out where None is given."""
+    document = tomllib.loads(SMALL.read_text())
     for name, changes in {"proxy": proxy, "client": client, "tunnel": tunnel, "admin": admin, "mail": mail}.items():
         table = document[name] | (changes or {})
         document[name] = {key: value for key, value in table.items() if value is not None}

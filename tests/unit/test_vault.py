@@ -16,12 +16,12 @@ from imagebuilder.secrets.vault import Vault, named, read_secrets, read_vault, r
 from imagebuilder.topology import load_public_keys, load_topology
 from tests.unit.keys import age_pair, ssh_pair
 
-REFERENCE = Path(__file__).parent.parent / "topologies/reference.toml"
+SMALL = Path(__file__).parent.parent / "topologies/small.toml"
 
 
 @pytest.fixture(scope="module")
 def made() -> Secrets:
-    return imported(new_secrets(load_topology(REFERENCE)), "tokens/dns", "T0KEN")
+    return imported(new_secrets(load_topology(SMALL)), "tokens/dns", "T0KEN")
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ def test_of_the_administrators_keys_those_count_that_can_decrypt(tmp_path: Path)
 
 
 def with_admin_key(path: Path, key: str) -> None:
-    path.write_text(REFERENCE.read_text().replace("[admin]", f'[admin]\nssh_keys = ["{key}"]'))
+    path.write_text(SMALL.read_text().replace("[admin]", f'[admin]\nssh_keys = ["{key}"]'))
 
 
 def test_init_encrypts_to_the_administrators_key_and_leaves_no_password_beside(identity: str, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_init_keeps_secrets_plain_only_when_asked_or_without_any_key(
     assert capsys.readouterr().err == ""
 
     other = tmp_path / "other.toml"
-    other.write_text(REFERENCE.read_text())
+    other.write_text(SMALL.read_text())
     init(other)
     assert "sealed" not in tomllib.loads(other.with_suffix(".secrets.toml").read_text())
     assert "plain text" in capsys.readouterr().err
@@ -247,7 +247,7 @@ def test_a_plain_file_is_encrypted_later_and_opened_again_with_the_same_keys_in_
     identity: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "topology.toml"
-    path.write_text(REFERENCE.read_text())
+    path.write_text(SMALL.read_text())
     init(path)
     before = read_secrets(path.with_suffix(".secrets.toml"))
 
