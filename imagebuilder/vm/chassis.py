@@ -222,7 +222,9 @@ class Chassis:
         return path
 
     def keep_packets(self, path: Path) -> None:
-        """Write the same to *path* until the machine is off, beside any `capture`: what a failed test leaves."""
+        """Write the same to *path*, afresh, until the machine is off, beside any `capture`: what a failure leaves."""
+        with contextlib.suppress(QmpError):  # there was none yet
+            self.qmp.command("object-del", id=EVIDENCE)
         self._dump(EVIDENCE, path)
 
     def _dump(self, name: str, path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import end, environment
 from imagebuilder.tools import Tools
+from imagebuilder.vm.elsewhere import GONE
 from imagebuilder.vm.namespace import entered, has_many_users
 from imagebuilder.vm.world import Host
 
@@ -101,6 +102,7 @@ alias_maps =
 alias_database =
 mynetworks =
 smtpd_relay_restrictions = reject_unauth_destination
+smtpd_recipient_restrictions = check_recipient_access inline:{{ {{{GONE} = 550 5.1.1 nobody of that name is left}} }}
 inet_protocols = all
 virtual_mailbox_domains = {" ".join(domains)}
 virtual_mailbox_maps = static:inbox/

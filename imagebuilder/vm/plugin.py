@@ -64,9 +64,10 @@ class Bed:
         return self.session.subject.topology
 
     @pytest.fixture
-    def pair(self) -> Iterator[Pair]:
-        """Both machines, as fresh as when mail first flowed."""
-        pair = self.session.fresh()
+    def pair(self, request: pytest.FixtureRequest) -> Iterator[Pair]:
+        """Both machines, as fresh as when mail first flowed; a test marked as settled may share them with others."""
+        shared = request.node.get_closest_marker("settled") is not None
+        pair = self.session.settled() if shared else self.session.fresh()
         if not self.session.seen.charts:
             self.session.seen.charts = {role: boot_chart_of(machine) for role, machine in pair.machines.items()}
         for machine in pair.machines.values():
@@ -110,6 +111,14 @@ class Bed:
     def _person(self, number: int, pair: Pair) -> Person:
         return replace(self.session.person(number), missing=lambda: machines_off(pair, *Role))
 
+    @pytest.fixture
+    def nobody(self) -> str:
+        """An address in a domain of the topology that nobody has, and no catch-all takes."""
+        for domain in self.session.subject.topology.mail.domains:
+            if not domain.catch_all:
+                return f"nobody-of-that-name@{domain.name}"
+        pytest.skip("every domain of the topology has a catch-all")
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
@@ -118,6 +127,7 @@ class Bed:
         report = yield
         if not report.failed:
             return report
+        self.session.stir()
         if call.excinfo is not None and isinstance(call.excinfo.value, ImagebuilderError):
             report.user_properties.append((FAULT, "bed"))
         if self.session.pair is None:  # it did not boot, and its console stands in the run's own folder

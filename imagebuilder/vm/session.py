@@ -17,6 +17,7 @@ from imagebuilder.secrets.keys import Secrets
 from imagebuilder.tools import Tools
 from imagebuilder.topology import PublicKeys, Role, Topology
 from imagebuilder.vm.accelerator import Accelerator, find_accelerator
+from imagebuilder.vm.elsewhere import STRANGER_DOMAIN, STS_DOMAIN, foreign_domains
 from imagebuilder.vm.identity import Credentials, bed_credentials, identity_of
 from imagebuilder.vm.mta import MailServer
 from imagebuilder.vm.pair import BootTimes, Pair, boots_linux
@@ -26,7 +27,7 @@ from imagebuilder.vm.readiness import wait_until_certified, wait_until_mail_flow
 from imagebuilder.vm.sightings import Sightings
 from imagebuilder.vm.snapshots import Saved, Snapshots
 from imagebuilder.vm.waiting import ExpectationError
-from imagebuilder.vm.world import FOLDER, STRANGER_DOMAIN, STRICT_DOMAIN, World
+from imagebuilder.vm.world import FOLDER, World
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Session:
     _saved: Saved | None = None
     _untouched: bool = False
     """Whether the pair is as fresh as when it was restored or booted."""
+    _settled: bool = False
+    """Whether nothing that used the pair left a trace that counts."""
     _keeps: bool = True
     """Whether it makes sense to try and keep a booted pair."""
 
@@ -105,6 +108,7 @@ class Session:
     def fresh(self) -> Pair:
         """Return the pair as it was when mail first flowed: restored, or booted anew when that fails."""
         pair = self.booted()
+        self._settled = False
         if self._untouched:
             self._untouched = False
             return pair
@@ -118,6 +122,18 @@ class Session:
         pair.kill()
         self._pair = self._saved = None
         return self.booted()
+
+    def settled(self) -> Pair:
+        """Return a pair in which mail flows, and that was used by nobody but who asked for it this way; see `stir`."""
+        if not self._settled or self._pair is None or not all(each.running for each in self._pair.machines.values()):
+            self.fresh()
+            self._settled = True
+        assert self._pair is not None
+        return self._pair
+
+    def stir(self) -> None:
+        """Let the next one who asks for a settled pair get a fresh one: nobody knows what happened to this one."""
+        self._settled = False
 
     def bring_up(self, pair: Pair) -> tuple[Saved | None, BootTimes]:
         """Let mail flow through *pair*: as it was kept by an earlier run, or by a boot, which is then kept.
@@ -210,7 +226,7 @@ class Session:
         """Pull the plug of the pair; the next one that is asked for is restored, or boots."""
         if self._pair is not None:
             self._pair.kill()
-            self._untouched = False
+            self._untouched = self._settled = False
             if self._saved is None:
                 self._pair = None
 
@@ -272,7 +288,7 @@ def _running(subject: Subject, disks: Path) -> Iterator[Session]:
     own = bed_credentials(identity, subject.topology, subject.secrets, subject.public)
     snapshots = Snapshots(root / "pairs")
     with World(subject.tools, subject.topology, own.public, identity=identity) as world:
-        domains = (STRANGER_DOMAIN, STRICT_DOMAIN)
+        domains = (STRANGER_DOMAIN, STS_DOMAIN, *foreign_domains(subject.topology))
         server = MailServer(subject.tools, world.stranger, FOLDER / "stranger", domains, world.certificate)
         server.start()
         running = Session(subject, world, accelerator, server, own, snapshots, disks)

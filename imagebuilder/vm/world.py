@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from imagebuilder.dns.records import Record, reverse_records, txt, zone_records
+from imagebuilder.dns.records import Record, reverse_records, zone_records
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import end, environment, run
 from imagebuilder.secrets.vault import write_private
@@ -35,6 +35,7 @@ from imagebuilder.vm.cables import (
     new_far_ends,
 )
 from imagebuilder.vm.dhcp import Lease, dnsmasq_argv
+from imagebuilder.vm.elsewhere import STRANGER_DOMAIN, STS_DOMAIN, foreign_records
 from imagebuilder.vm.identity import Identity
 from imagebuilder.vm.links import TOOL_S, HomeLine, Link
 from imagebuilder.vm.nameserver import NameServer, make_zone_key, root_addresses
@@ -49,11 +50,7 @@ CABLE_ENDS = {Role.PROXY: "to-proxy", Role.CLIENT: "to-client"}
 """The devices by which their networks reach the machines."""
 PUBLIC_TCP = (22, 25, 80, 443, 587, 993)
 """All that the Internet may see of the proxy; WireGuard answers nobody it does not know."""
-STRANGER_DOMAIN = "stranger.example"
-"""A domain whose server says by DANE which certificate it has."""
-STRICT_DOMAIN = "strict.example"
-"""Another of the stranger's, on the same host, that has an MTA-STS policy: in DNS at least, a scenario serves it."""
-STRANGER_NAMES = tuple(f"mx.{domain}" for domain in (STRANGER_DOMAIN, STRICT_DOMAIN))
+STRANGER_NAMES = tuple(f"mx.{domain}" for domain in (STRANGER_DOMAIN, STS_DOMAIN))
 USER_NAME = "roaming.user.example"
 HOME_NAME = "line-2.provider.example"
 
@@ -356,20 +353,9 @@ def world_records(topology: Topology, public: PublicKeys, places: Addresses) -> 
     """Return every name of the world: the topology's own, and those of the outside hosts. Pure."""
     own = (*zone_records(topology, public), *reverse_records(topology))
     mx = f"mx.{STRANGER_DOMAIN}."
-    outside = [
-        Record(f"{STRANGER_DOMAIN}.", "MX", f"10 {mx}", "mail for the stranger"),
-        Record(f"{STRANGER_DOMAIN}.", "TXT", txt("v=spf1 mx -all"), "the stranger's own policy"),
-        Record(f"_dmarc.{STRANGER_DOMAIN}.", "TXT", txt("v=DMARC1; p=none"), "the stranger's own policy"),
-        Record(
-            f"_smtp._tls.{STRANGER_DOMAIN}.", "TXT", txt(f"v=TLSRPTv1; rua=mailto:tls@{STRANGER_DOMAIN}"), "the same"
-        ),
-        Record(f"{STRICT_DOMAIN}.", "MX", f"10 mx.{STRICT_DOMAIN}.", "mail for the stranger"),
-        Record(f"_mta-sts.{STRICT_DOMAIN}.", "TXT", txt("v=STSv1; id=1"), "the stranger's own policy"),
-        *(
-            Record(f"{name}.{STRICT_DOMAIN}.", "A", str(places.stranger.ipv4.ip), "an outside host")
-            for name in ("mx", "mta-sts")
-        ),
-    ]
+    outside = [*foreign_records(topology, mx)]
+    for name in (f"mx.{STS_DOMAIN}.", f"mta-sts.{STS_DOMAIN}."):
+        outside.append(Record(name, "A", str(places.stranger.ipv4.ip), "an outside host"))
     for name, place in ((mx, places.stranger), (f"{USER_NAME}.", places.user), (f"{HOME_NAME}.", places.home)):
         outside.append(Record(name, "A", str(place.ipv4.ip), "an outside host"))
         outside.append(Record(f"{place.ipv4.ip.reverse_pointer}.", "PTR", name, "an outside host"))
