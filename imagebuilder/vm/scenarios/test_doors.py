@@ -9,6 +9,8 @@ from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.sightings import Doors
 from imagebuilder.vm.world import PUBLIC_TCP, World
 
+pytestmark = pytest.mark.settled
+
 OPEN_TCP = set(PUBLIC_TCP)
 
 

@@ -13,6 +13,8 @@ from imagebuilder.topology import Topology
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.people import Person
 
+pytestmark = pytest.mark.settled
+
 
 def addresses_of(alice: Person, topology: Topology) -> list[tuple[Person, IPv4Address | IPv6Address]]:
     """Return *alice* as she calls by each protocol, with the address she calls from."""

@@ -31,6 +31,7 @@ def test_both_images_boot_by_bios_and_mail_flows(bed: Session) -> None:
         pair.kill()
 
 
+@pytest.mark.settled
 @pytest.mark.parametrize("role", list(Role))
 def test_the_root_file_system_can_not_be_written(pair: Pair, role: Role) -> None:
     machine = pair.machines[role]
@@ -58,6 +59,7 @@ def test_a_flipped_byte_in_the_root_file_system_is_noticed(pair: Pair, role: Rol
     assert "verity" in machine.succeed("dmesg | grep -i corrupt")
 
 
+@pytest.mark.settled
 @pytest.mark.parametrize("role", list(Role))
 def test_the_image_that_was_booted_holds_no_secret_and_the_machine_shows_its_own_to_root_alone(
     pair: Pair, role: Role
@@ -79,6 +81,7 @@ def test_not_even_root_changes_the_kernel_that_runs(pair: Pair, role: Role) -> N
     machine.fail("head -c 1 /dev/mem")
 
 
+@pytest.mark.settled
 def test_a_machines_resolver_validates_what_it_is_told(pair: Pair, bed: Session) -> None:
     name = bed.subject.topology.proxy.hostname
     for machine in pair.machines.values():

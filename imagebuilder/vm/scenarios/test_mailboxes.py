@@ -27,6 +27,7 @@ def logs_in(person: Person, password: str) -> bool:
         return False
 
 
+@pytest.mark.settled
 def test_a_colleagues_address_in_the_from_field_is_refused(alice: Person, bob: Person, stranger: Stranger) -> None:
     message = letter(bob.address, stranger.address, "it is bob", "Pay.\n")
     with alice.submission() as dialogue, pytest.raises(smtplib.SMTPDataError, match="is not an address of"):
@@ -48,6 +49,7 @@ def test_a_changed_password_outlives_a_start_of_the_mail_store_and_can_be_taken_
     assert logs_in(alice, alice.password)
 
 
+@pytest.mark.settled
 def test_a_program_has_a_password_of_its_own_that_can_be_taken_back(alice: Person, client: Machine) -> None:
     password = client.succeed(f"mailbox-password app {alice.address} phone").strip()
 
@@ -57,6 +59,7 @@ def test_a_program_has_a_password_of_its_own_that_can_be_taken_back(alice: Perso
     assert logs_in(alice, alice.password)
 
 
+@pytest.mark.settled
 def test_moving_mail_to_junk_teaches_the_filter(stranger: Stranger, alice: Person, client: Machine) -> None:
     learned = "rspamc --connect=/run/rspamd/controller.sock stat | sed -n 's/^Messages learned: //p'"
     before = int(client.succeed(learned))

@@ -78,6 +78,7 @@ def test_packets_and_the_screen_can_be_kept(bed: Session, pair: Pair, capfd: pyt
     assert screen.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.settled
 def test_a_person_at_the_machine_has_a_real_terminal(client: Machine) -> None:
     ours, its = os.openpty()
     termios.tcsetwinsize(its, (40, 100))
@@ -99,6 +100,7 @@ def test_a_person_at_the_machine_has_a_real_terminal(client: Machine) -> None:
     assert b"40 100" in said
 
 
+@pytest.mark.settled
 def test_files_go_in_and_come_out_as_they_were(client: Machine, tmp_path: Path) -> None:
     source, back = tmp_path / "source", tmp_path / "back"
     source.write_bytes(os.urandom(3 * 2**20 + 1))
@@ -114,6 +116,7 @@ def test_files_go_in_and_come_out_as_they_were(client: Machine, tmp_path: Path) 
     client.wait_for_closed_port(9, within_s=5)
 
 
+@pytest.mark.settled
 def test_what_a_machine_says_is_awaited_where_it_says_it(client: Machine) -> None:
     client.systemctl("is-active sysinit.target")
     client.succeed("(sleep 1; logger -t bed-test 'the word is 4711') >/dev/null 2>&1 &")

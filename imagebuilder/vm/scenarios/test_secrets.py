@@ -4,9 +4,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from imagebuilder.secrets.vault import named
 from imagebuilder.vm.pair import Pair
 from imagebuilder.vm.session import Session
+
+pytestmark = pytest.mark.settled
 
 PRIVATE_PART = {"ssh": slice(216, 256), "tls": slice(50, 88)}
 """Where the base64 of these keys is neither the same for all nor public; of all others the end is neither."""

@@ -1,0 +1,95 @@
+"""Much at once: large messages, many messages, many connections."""
+
+# ruff: noqa: D103 (the name of a test is its sentence)
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+
+from imagebuilder.topology import Topology
+from imagebuilder.vm.people import SMTP, Person, Stranger, letter
+from imagebuilder.vm.waiting import Seen, wait_for
+from imagebuilder.vm.world import World
+
+MIB = 2**20
+MANY = 50
+AT_ONCE = 20
+"""Connections of one source to the mail port that the firewall lets be open."""
+
+
+@pytest.mark.settled
+def test_a_large_message_arrives_as_it_was_sent(stranger: Stranger, alice: Person, topology: Topology) -> None:
+    size = min(20, max(domain.max_message_mib for domain in topology.mail.domains) - 1) * MIB
+    message = letter(stranger.address, alice.address, "holiday pictures", "See below.\n")
+    pictures = os.urandom(size * 54 // 74)  # as base64 it has the size
+    message.add_attachment(pictures, maintype="application", subtype="octet-stream", filename="pictures.zip")
+
+    with stranger.dialogue() as dialogue:
+        assert dialogue.sock is not None
+        dialogue.sock.settimeout(stranger.patience.seconds(60))
+        dialogue.sendmail(stranger.address, [alice.address], message.as_bytes())
+
+    [attachment] = alice.receive("holiday pictures", within_s=60).message.iter_attachments()
+    assert attachment.get_content() == pictures
+
+
+@pytest.mark.settled
+def test_many_messages_in_a_row_arrive_once_each(stranger: Stranger, alice: Person) -> None:
+    wanted = {f"row {number}" for number in range(MANY)}
+    with stranger.dialogue() as dialogue:
+        for subject in wanted:
+            message = letter(stranger.address, alice.address, subject, "One of many.\n")
+            dialogue.sendmail(stranger.address, [alice.address], message.as_bytes())
+
+    def look() -> Seen:
+        with alice.imap() as session:
+            session.select("INBOX", readonly=True)
+            _, found = session.search(None, "SUBJECT", '"row "')
+            numbers = (found[0] or b"").decode().split()
+            return Seen(len(numbers) >= MANY, f"{len(numbers)} of {MANY}")
+
+    wait_for("the last message of the row", look, within_s=alice.patience.seconds(30), every_s=1)
+    with alice.imap() as session:
+        session.select("INBOX", readonly=True)
+        numbers = session.search(None, "SUBJECT", '"row "')[1][0].decode().split()
+        _, parts = session.fetch(",".join(numbers), "(BODY.PEEK[HEADER.FIELDS (SUBJECT)])")
+    subjects = sorted(part[1].decode().split(":")[1].strip() for part in parts if isinstance(part, tuple))
+    assert subjects == sorted(wanted)
+
+
+@pytest.mark.settled
+def test_ten_senders_at_once_are_served_without_a_deferral(stranger: Stranger, alice: Person) -> None:
+    with ThreadPoolExecutor(10) as pool:
+        list(pool.map(lambda number: stranger.send(alice.address, f"at once {number}", "Hello.\n"), range(10)))
+
+    for number in range(10):
+        alice.receive(f"at once {number}")
+
+
+@pytest.mark.settled
+def test_ten_users_mails_at_once_go_out(stranger: Stranger, alice: Person) -> None:
+    with ThreadPoolExecutor(10) as pool:
+        list(pool.map(lambda number: alice.send(stranger.address, f"out at once {number}", "Hello.\n"), range(10)))
+
+    for number in range(10):
+        stranger.receive(f"out at once {number}")
+
+
+def test_one_source_can_not_take_all_connections_and_others_still_get_in(
+    stranger: Stranger, alice: Person, world: World, topology: Topology
+) -> None:
+    address = topology.proxy.ipv4.ip
+    with ExitStack() as open_ones:
+        for _ in range(AT_ONCE):
+            line = open_ones.enter_context(world.stranger.connect(address, SMTP, within_s=alice.patience.seconds(10)))
+            assert line.recv(4) == b"220 "
+        with pytest.raises(OSError):
+            world.stranger.connect(address, SMTP, within_s=3)
+
+        with world.user.connect(address, SMTP, within_s=alice.patience.seconds(10)) as another:
+            assert another.recv(4) == b"220 "
+        assert alice.count("nothing") == 0  # logs in
+    stranger.send_persistently(alice.address, "let in again", "After you.\n")
+    alice.receive("let in again")

@@ -1,0 +1,121 @@
+"""What breaks inside comes back by itself, and no mail that was accepted is lost by it."""
+
+# ruff: noqa: D103 (the name of a test is its sentence)
+
+import smtplib
+from dataclasses import replace
+
+import pytest
+
+from imagebuilder.topology import Role, Topology
+from imagebuilder.vm import faults
+from imagebuilder.vm.machine import Machine
+from imagebuilder.vm.pair import Pair
+from imagebuilder.vm.people import Person, Stranger, letter
+from imagebuilder.vm.world import World
+
+SERVICES = [
+    (Role.PROXY, "haraka-in"),
+    (Role.PROXY, "haraka-out"),
+    (Role.PROXY, "haproxy"),
+    (Role.PROXY, "unbound"),
+    (Role.CLIENT, "postfix"),
+    (Role.CLIENT, "dovecot"),
+    (Role.CLIENT, "rspamd"),
+    (Role.CLIENT, "valkey-server"),
+    (Role.CLIENT, "unbound"),
+]
+QUEUE = "/var/lib/haraka-out/queue"
+
+
+@pytest.mark.parametrize(("role", "service"), SERVICES)
+def test_a_killed_service_is_back_soon_and_mail_flows_both_ways(
+    pair: Pair, stranger: Stranger, alice: Person, role: Role, service: str
+) -> None:
+    machine = pair.machines[role]
+    machine.succeed(f"systemctl kill --kill-whom=all --signal=KILL {service}.service")
+
+    machine.wait_until_succeeds(
+        f"test $(systemctl show -P NRestarts {service}) -gt 0 && systemctl is-active {service}", within_s=20
+    )
+    subject = f"after the end of {service}"
+    stranger.send_persistently(alice.address, subject, "In.\n")
+    alice.receive(subject)
+    alice.send(stranger.address, f"{subject}, out", "Out.\n")
+    stranger.receive(f"{subject}, out")
+
+    assert alice.count(subject) == 1
+    assert machine.failed_units() == ""
+
+
+def test_after_a_power_cut_of_the_proxy_what_it_had_accepted_goes_out(
+    stranger: Stranger, alice: Person, proxy: Machine
+) -> None:
+    stranger.server.stop()
+    try:
+        alice.send(stranger.address, "before the cut", "Still there?\n")
+        proxy.wait_until_succeeds(f"ls {QUEUE} | grep .", within_s=20)
+        proxy.kill()
+    finally:
+        stranger.server.start()
+    proxy.start()
+    proxy.wait_for_boot()
+
+    stranger.receive("before the cut", within_s=90)
+
+    assert [each.subject for each in stranger.server.received()].count("before the cut") == 1
+
+
+def test_while_names_can_not_be_looked_up_mail_waits_and_then_goes_out(
+    stranger: Stranger, alice: Person, proxy: Machine, world: World, topology: Topology
+) -> None:
+    proxy.succeed("systemctl restart unbound")  # what it knows already would do
+    world.dns.go_down()
+    replace(alice, server=str(topology.proxy.ipv4.ip)).send(stranger.address, "no names today", "Later.\n")
+    proxy.wait_until_succeeds(f"ls {QUEUE} | grep .", within_s=60)
+    assert not any(each.subject == "no names today" for each in stranger.server.received())
+
+    world.dns.mend()
+    faults.jump(proxy, 3600)  # the next try is a minute away, or ten
+    proxy.succeed("systemctl restart haraka-out")
+
+    stranger.receive("no names today")
+
+
+def test_a_full_disk_at_home_puts_strangers_off_and_loses_nothing(
+    stranger: Stranger, alice: Person, client: Machine
+) -> None:
+    message = letter(stranger.address, alice.address, "for a full disk", ("x" * 70 + "\n") * 3000)
+    faults.full_disk(client)
+    with stranger.dialogue() as dialogue, pytest.raises(smtplib.SMTPException) as refusal:
+        dialogue.sendmail(stranger.address, [alice.address], message.as_bytes())
+    assert 400 <= code_of(refusal.value) < 500, refusal.value
+
+    faults.empty_disk(client)
+    stranger.send_persistently(alice.address, "for a full disk", "Room again.\n")
+
+    assert alice.receive("for a full disk").text == "Room again.\n"
+    assert alice.count("for a full disk") == 1
+
+
+def code_of(error: smtplib.SMTPException) -> int:
+    """Return the code by which the server refused."""
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        return next(iter(error.recipients.values()))[0]
+    assert isinstance(error, smtplib.SMTPResponseException)
+    return error.smtp_code
+
+
+def test_a_full_disk_of_the_proxy_keeps_users_mail_at_home_until_there_is_room(
+    stranger: Stranger, alice: Person, proxy: Machine, client: Machine
+) -> None:
+    faults.full_disk(proxy)
+    alice.send(stranger.address, "too much for the proxy", "Wait.\n")
+    client.wait_until_succeeds("postqueue -j | grep -F '4.3.0'", within_s=30)
+    stranger.send(alice.address, "past the full disk", "In all the same.\n")
+    alice.receive("past the full disk")
+
+    faults.empty_disk(proxy)
+    client.succeed("postqueue -f")
+
+    stranger.receive("too much for the proxy")
