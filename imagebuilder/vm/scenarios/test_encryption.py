@@ -15,9 +15,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from imagebuilder.topology import Topology
-from imagebuilder.vm.people import IMAPS, SMTP, SUBMISSION, Stranger, tls
+from imagebuilder.vm.people import IMAPS, SMTP, SUBMISSION, Stranger
 from imagebuilder.vm.wire import wire
-from imagebuilder.vm.world import World
+from imagebuilder.vm.world import World, unverified
 
 pytestmark = pytest.mark.settled
 
@@ -28,7 +28,7 @@ OLD_CIPHERS = "ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA384:ECDHE-RSA-AES256
 
 def only(newest: ssl.TLSVersion, oldest: ssl.TLSVersion, ciphers: str | None = None) -> ssl.SSLContext:
     """Return a context that speaks nothing but these, however old."""
-    context = tls()
+    context = unverified()
     context.set_ciphers(f"{ciphers or 'ALL'}:@SECLEVEL=0")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # it is the point
@@ -84,7 +84,7 @@ def test_old_ciphers_are_refused_and_modern_ones_taken(
 
 
 def test_the_mail_port_has_the_key_that_the_zone_names(stranger: Stranger, world: World, topology: Topology) -> None:
-    with shaken(world, topology, SMTP, tls(), stranger.patience.seconds(10)) as connection:
+    with shaken(world, topology, SMTP, unverified(), stranger.patience.seconds(10)) as connection:
         shown = connection.getpeercert(binary_form=True)
     assert shown is not None
     key = x509.load_der_x509_certificate(shown).public_key()

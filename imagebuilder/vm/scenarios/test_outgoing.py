@@ -25,7 +25,7 @@ def test_each_domain_signs_with_its_own_key(
     for domain in topology.mail.domains:
         address = f"postmaster@{domain.name}"  # every domain has it
         login = owners[address]
-        owner = Person(login, bed.passwords[login], topology, alice.host, alice.patience)
+        owner = Person(login, bed.passwords[login], topology, alice.host, alice.patience, alice.trust)
         owner.send(stranger.address, f"signed by {domain.name}", "Yours.\n", sender=address)
 
         verdict = stranger.judge(stranger.receive(f"signed by {domain.name}"))

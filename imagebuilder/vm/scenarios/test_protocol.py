@@ -10,10 +10,10 @@ import pytest
 
 from imagebuilder.topology import Topology
 from imagebuilder.vm.machine import Machine
-from imagebuilder.vm.people import IMAPS, SMTP, SUBMISSION, Person, Stranger, tls
+from imagebuilder.vm.people import IMAPS, SMTP, SUBMISSION, Person, Stranger
 from imagebuilder.vm.readiness import greeting
 from imagebuilder.vm.wire import Wire, wire
-from imagebuilder.vm.world import World
+from imagebuilder.vm.world import World, unverified
 
 pytestmark = pytest.mark.settled
 
@@ -96,7 +96,7 @@ def test_a_stranger_who_speaks_for_another_address_is_not_heard(
     with alice.plain_submission() as dialogue:
         dialogue.ehlo()
         by_submission = [dialogue.docmd(*claim)[0]]
-        dialogue.starttls(context=tls())
+        dialogue.starttls(context=unverified())
         dialogue.ehlo()
         by_submission.append(dialogue.docmd(*claim)[0])
 
@@ -144,7 +144,7 @@ def test_what_is_sent_before_tls_is_not_taken_for_sent_inside(
             begun = False
         if not begun:
             return
-        line.encrypt(tls(), topology.proxy.hostname)
+        line.encrypt(unverified(), topology.proxy.hostname)
         answer = line.order(f"EHLO {stranger.helo}")
 
     assert len(answer.lines) > 1, "the answer to RSET came first"

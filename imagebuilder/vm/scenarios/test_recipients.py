@@ -108,7 +108,7 @@ def test_an_account_that_only_sends_takes_no_mail_and_sends(
     senders = [box.address for box in topology.mail.mailboxes if box.send_only]
     if not senders:
         pytest.skip("no account of the topology is for sending only")
-    account = Person(senders[0], bed.passwords[senders[0]], topology, alice.host, alice.patience)
+    account = Person(senders[0], bed.passwords[senders[0]], topology, alice.host, alice.patience, alice.trust)
 
     reply = stranger.offer(account.address)
     account.send(stranger.address, "paper jam", "Tray 2.\n")
