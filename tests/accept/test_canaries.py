@@ -18,7 +18,7 @@ from imagebuilder.secrets.keys import Secrets
 from imagebuilder.secrets.vault import named, read_secrets
 from imagebuilder.store.folder import Store
 from imagebuilder.tools import Tools
-from imagebuilder.vm.scenarios.test_secrets import piece
+from imagebuilder.vm.canaries import piece
 from tests.unit.images import SECRETS
 from tests.unit.keys import ssh_pair
 
@@ -39,7 +39,7 @@ from imagebuilder.tools import Tools
 from imagebuilder.topology import Role, load_topology
 from imagebuilder.secrets.vault import read_secrets
 from imagebuilder.vm.disks import overlay, provision, raw
-from imagebuilder.vm.scenarios.test_secrets import piece
+from imagebuilder.vm.canaries import piece
 from tests.unit.images import small_image
 
 site, tools, folder = Path(sys.argv[1]), Tools(Path(sys.argv[2])), Path(sys.argv[3])
