@@ -54,7 +54,7 @@ def test_a_domain_that_wants_forged_mail_refused_gets_its_wish(stranger: Strange
     code, said = deliver(stranger, alice, "from your bank", sender=f"bank@{STRICT_DOMAIN}")
 
     assert code >= 550, said
-    assert "DMARC" in said or "policy" in said.lower()
+    assert alice.count("from your bank") == 0
 
 
 def test_a_domain_that_wants_forged_mail_set_aside_gets_its_wish(stranger: Stranger, alice: Person) -> None:
