@@ -2,17 +2,12 @@
 
 # ruff: noqa: D103 (the name of a test is its sentence)
 
-import hashlib
 import ssl
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import dns.message
-import dns.query
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from imagebuilder.topology import Topology
 from imagebuilder.vm.people import IMAPS, SMTP, SUBMISSION, Stranger
@@ -81,17 +76,3 @@ def test_old_ciphers_are_refused_and_modern_ones_taken(
     for context in (only(two, two, "ECDHE+AESGCM"), only(three, three)):
         with shaken(world, topology, port, context, limit) as connection:
             assert connection.version() in ("TLSv1.2", "TLSv1.3")
-
-
-def test_the_mail_port_has_the_key_that_the_zone_names(stranger: Stranger, world: World, topology: Topology) -> None:
-    with shaken(world, topology, SMTP, unverified(), stranger.patience.seconds(10)) as connection:
-        shown = connection.getpeercert(binary_form=True)
-    assert shown is not None
-    key = x509.load_der_x509_certificate(shown).public_key()
-    digest = hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
-
-    question = dns.message.make_query(f"_25._tcp.{topology.proxy.hostname}.", "TLSA")
-    with world.stranger.entered():
-        answer = dns.query.tcp(question, str(world.places.dns_ipv4), timeout=stranger.patience.seconds(5))
-
-    assert [str(each) for rrset in answer.answer for each in rrset] == [f"3 1 1 {digest}"]
