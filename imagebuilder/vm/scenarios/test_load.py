@@ -14,7 +14,7 @@ from imagebuilder.vm.waiting import Seen, wait_for
 from imagebuilder.vm.world import World
 
 MIB = 2**20
-MANY = 50
+MANY = 20
 AT_ONCE = 20
 """Connections of one source to the mail port that the firewall lets be open."""
 
