@@ -130,24 +130,6 @@ def test_a_message_above_the_limit_is_refused_before_it_is_sent(
         assert dialogue.mail(alice.address, [f"SIZE={too_much}"])[0] == 552
 
 
-def test_a_message_too_large_that_hides_its_size_is_refused_at_its_end(
-    stranger: Stranger, alice: Person, topology: Topology
-) -> None:
-    largest = max(domain.max_message_mib for domain in topology.mail.domains)
-    if largest > 50:
-        pytest.skip(f"{largest} MiB take too long to send")
-    line = b"x" * 998 + b"\r\n"
-    message = letter(stranger.address, alice.address, "far too much", "\n").as_bytes() + line * (largest * 1060)
-
-    with stranger.dialogue() as dialogue:
-        dialogue.mail(stranger.address)
-        dialogue.rcpt(alice.address)
-        code, _ = dialogue.data(message)
-
-    assert code == 552
-    assert alice.count("far too much") == 0
-
-
 def test_a_full_mailbox_is_told_to_the_senders_server_and_takes_mail_again_when_there_is_room(
     stranger: Stranger, bed: Session, topology: Topology
 ) -> None:
