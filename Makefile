@@ -27,7 +27,7 @@ test: HOST_PACKAGES += $(TEST_PACKAGES)
 test: $(VENV)/ready host lint $(EXAMPLE)
 	$(BIN)/python -m tests.at_hand $(EXAMPLE)
 	$(BIN)/imagebuilder build -t $(EXAMPLE)
-	$(BIN)/pytest -q --reruns 1 -m "not vm" --topology $(EXAMPLE) tests
+	$(BIN)/pytest -q --reruns 1 -m "not vm and not nightly" --topology $(EXAMPLE) tests
 	$(BIN)/pytest -q --reruns 1 -m "vm and not nightly" --topology $(EXAMPLE) tests/vm
 	$(BIN)/imagebuilder test --reruns 1 -t $(EXAMPLE)
 
