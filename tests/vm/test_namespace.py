@@ -234,7 +234,7 @@ def test_two_worlds_at_once_do_not_meet(new_world: Callable[[], World]) -> None:
             with new_world() as world, world.stranger.listen(25) as listener:
                 listener.settimeout(20)
                 os.write(pipe, b"up")
-                with world.lan.connect("mx.stranger.example", 25):
+                with world.lan.connect(str(world.stranger.ipv4), 25):
                     _, (address, *_) = listener.accept()
                 time.sleep(1)
                 return str(address)
