@@ -76,9 +76,10 @@ verify: $(VENV)/ready host
 	$(BIN)/imagebuilder verify --json -t $(WORK)/verify/reference.toml | tee $(WORK)/verify/verdict.json
 
 # The example works on a copy of the reference topology, with keys of its own, made here and kept until `make clean`.
-$(EXAMPLE): tests/topologies/reference.toml tests/topologies/reference.lock $(VENV)/ready
+$(EXAMPLE): $(addprefix tests/topologies/reference,.toml .lock .denylist.toml) $(VENV)/ready
 	mkdir -p $(@D)
 	cp tests/topologies/reference.lock $(@:.toml=.lock)
+	cp tests/topologies/reference.denylist.toml $(@:.toml=.denylist.toml)
 	cp tests/topologies/reference.toml $@
 	$(BIN)/imagebuilder init --plain -t $@
 

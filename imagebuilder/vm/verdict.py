@@ -33,8 +33,9 @@ def judge(received: Received, host: Host) -> Verdict:
         signature = dkim.DKIM(received.raw)
         fields = {name.strip(): value.strip() for name, value in _signature(signature).items()}
         dkim_result = _checked(signature) if fields else "none"
+        # RFC 7208 section 2.4: who sends a bounce is the postmaster of the server
         by_spf = SPFAuthenticationResult(
-            result=spf_result, smtp_mailfrom=received.sender or None, smtp_helo=received.helo
+            result=spf_result, smtp_mailfrom=received.sender or f"postmaster@{received.helo}", smtp_helo=received.helo
         )
         by_dkim = DKIMAuthenticationResult(
             result=dkim_result, header_d=fields.get("d"), header_i=fields.get("i") or f"@{fields.get('d')}"
