@@ -60,7 +60,7 @@ golden: $(VENV)/ready
 	for name in reference rich; do \
 	    rm -rf tests/golden/$$name && $(BIN)/imagebuilder render -t tests/topologies/$$name.toml tests/golden/$$name; \
 	done
-	{ sed '/^###/,$$d' tests/golden/behaviours.md; $(BIN)/imagebuilder test --list -t tests/topologies/reference.toml; } >tests/golden/behaviours.new
+	{ sed '/^###/,$$d' tests/golden/behaviours.md; $(BIN)/imagebuilder test --list -t tests/topologies/rich.toml; } >tests/golden/behaviours.new
 	mv tests/golden/behaviours.new tests/golden/behaviours.md
 
 bench: $(VENV)/ready host $(EXAMPLE)
