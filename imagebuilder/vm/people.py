@@ -284,6 +284,8 @@ class Stranger:
                 ((code, text),) = error.recipients.values()
             except smtplib.SMTPResponseException as error:
                 code, text = error.smtp_code, _bytes(error.smtp_error)
+            except OSError as error:  # nobody is there, or hangs up
+                return Seen(False, f"{type(error).__name__}: {error}")
             else:
                 return Seen(True, "accepted")
             said = text.decode(errors="replace")
