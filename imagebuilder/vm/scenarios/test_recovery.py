@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from imagebuilder.services.postfix import RELAY_PORT
 from imagebuilder.topology import Role, Topology
 from imagebuilder.vm import faults
 from imagebuilder.vm.machine import Machine
@@ -30,7 +31,7 @@ QUEUE = "/var/lib/haraka-out/queue"
 
 @pytest.mark.parametrize(("role", "service"), SERVICES)
 def test_a_killed_service_is_back_soon_and_mail_flows_both_ways(
-    pair: Pair, stranger: Stranger, alice: Person, role: Role, service: str
+    pair: Pair, stranger: Stranger, alice: Person, topology: Topology, role: Role, service: str
 ) -> None:
     machine = pair.machines[role]
     machine.succeed(f"systemctl kill --kill-whom=all --signal=KILL {service}.service")
@@ -41,6 +42,8 @@ def test_a_killed_service_is_back_soon_and_mail_flows_both_ways(
     subject = f"after the end of {service}"
     stranger.send_persistently(alice.address, subject, "In.\n")
     alice.receive(subject)
+    # mail that finds nobody there comes back in a minute, which nobody needs to wait for here
+    pair.proxy.wait_for_open_port(RELAY_PORT, address=str(topology.tunnel.proxy_address))
     alice.send(stranger.address, f"{subject}, out", "Out.\n")
     stranger.receive(f"{subject}, out")
 
