@@ -51,7 +51,7 @@ def _copy(keys: int, screen: int, machine: socket.socket) -> None:
 def _raw(descriptor: int) -> Iterator[None]:
     """Take each key as it is; the terminal is as before afterwards."""
     before = termios.tcgetattr(descriptor)
-    tty.setraw(descriptor)
+    tty.setraw(descriptor, termios.TCSADRAIN)  # what was typed ahead is the machine's, too
     try:
         yield
     finally:

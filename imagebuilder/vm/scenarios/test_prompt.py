@@ -85,12 +85,18 @@ def test_a_person_at_the_machine_has_a_real_terminal(client: Machine) -> None:
     thread = threading.Thread(target=terminal.attach, args=(client.hardware.terminal_socket, its, its))
     thread.start()
     said = b""
-    try:
-        os.write(ours, b"tty; stty size; echo $$; id -un\r")
+
+    def read_until(awaited: bytes) -> None:
+        nonlocal said
         deadline = time.monotonic() + client.patience.seconds(10)
-        while b"\r\nroot\r\n" not in said and (left := deadline - time.monotonic()) > 0:
+        while awaited not in said and (left := deadline - time.monotonic()) > 0:
             if select.select([ours], [], [], left)[0]:
                 said += os.read(ours, 1024)
+
+    try:
+        read_until(b"# ")  # a person waits for the prompt: until then the terminal echoes by itself
+        os.write(ours, b"tty; stty size; echo $$; id -un\r")
+        read_until(b"\r\nroot\r\n")
     finally:
         os.write(ours, terminal.LEAVE)
         thread.join(10)
