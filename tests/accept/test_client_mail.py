@@ -233,6 +233,7 @@ def test_a_stranger_who_writes_in_our_name_is_refused(room: ClientRoom) -> None:
     code, reply = room.deliver(ALICE, "it is me", sender=BOB, unsigned="yes")
 
     assert code == 554, reply
+    assert "DMARC" in reply
 
 
 @story
