@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from imagebuilder.errors import ImagebuilderError
+from imagebuilder.errors import ExitStatus, ImagebuilderError
 from imagebuilder.run import environment
 from imagebuilder.vm import pump
 from imagebuilder.vm.namespace import NETWORKS, entered, new_network
@@ -38,6 +38,12 @@ SIOCETHTOOL = 0x8946  # linux/sockios.h
 ETHTOOL_STXCSUM, ETHTOOL_STSO = 0x17, 0x1F  # linux/ethtool.h
 
 
+class UnknownCableError(ImagebuilderError):
+    """There is no such kind of cable."""
+
+    status = ExitStatus.WRONG_INPUT
+
+
 def find_cable(wanted: str | None = None) -> Cable:
     """Return the kind of cable that is *wanted* or, left out, the best that can be made here; call it in a namespace.
 
@@ -45,7 +51,7 @@ def find_cable(wanted: str | None = None) -> Cable:
     """
     wanted = os.environ.get(VARIABLE, "") if wanted is None else wanted
     if wanted and wanted not in list(Cable):
-        raise ImagebuilderError(f"{VARIABLE} is {wanted!r}", hint=f"one of: {', '.join(Cable)}")
+        raise UnknownCableError(f"{VARIABLE} is {wanted!r}", hint=f"one of: {', '.join(Cable)}")
     no_tap = _tap_refusal()
     if wanted == Cable.TAP and no_tap:
         raise ImagebuilderError(

@@ -43,6 +43,7 @@ class _Failure:
 
     message: str
     hint: str | None
+    status: ExitStatus = ExitStatus.FAILED
     stopped: bool = False
     unexpected: bool = False
     """An assertion did not hold."""
@@ -93,7 +94,9 @@ def _returned(content: bytes, status: int) -> Any:  # noqa: ANN401 (whatever the
             raise KeyboardInterrupt
         if outcome.unexpected:
             raise AssertionError(outcome.message)
-        raise ImagebuilderError(outcome.message, hint=outcome.hint)
+        error = ImagebuilderError(outcome.message, hint=outcome.hint)
+        error.status = outcome.status
+        raise error
     return outcome
 
 
@@ -157,7 +160,7 @@ def _work(work: Callable[[], T], result: int) -> NoReturn:
     except KeyboardInterrupt:
         outcome = _Failure("stopped", None, stopped=True)
     except ImagebuilderError as error:
-        outcome = _Failure(str(error), error.hint)
+        outcome = _Failure(str(error), error.hint, error.status)
     except AssertionError as error:
         traceback.print_exc()
         outcome = _Failure(str(error), None, unexpected=True)

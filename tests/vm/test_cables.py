@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from imagebuilder.errors import ImagebuilderError
+from imagebuilder.errors import ExitStatus, ImagebuilderError
 from imagebuilder.run import run
 from imagebuilder.topology import Role
 from imagebuilder.vm.cables import VARIABLE, find_cable, plug_in
@@ -150,9 +150,10 @@ def test_who_asks_for_taps_and_may_not_make_them_is_told_so_in_one_sentence(monk
 
 def test_a_kind_of_cable_that_there_is_none_of_is_wrong_input() -> None:
     with pytest.raises(ImagebuilderError, match="IMAGEBUILDER_CABLES is 'string'") as caught:
-        find_cable("string")
+        inside(lambda: find_cable("string"))
 
     assert caught.value.hint == "one of: tap, packet"
+    assert caught.value.status == ExitStatus.WRONG_INPUT
 
 
 @pytest.mark.nightly
