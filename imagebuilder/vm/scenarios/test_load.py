@@ -2,7 +2,6 @@
 
 # ruff: noqa: D103 (the name of a test is its sentence)
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -13,7 +12,6 @@ from imagebuilder.vm.people import SMTP, Person, Stranger, letter
 from imagebuilder.vm.waiting import Seen, wait_for
 from imagebuilder.vm.world import World
 
-MIB = 2**20
 MANY = 25
 AT_ONCE = 20
 """Connections of one source to the mail port that the firewall lets be open."""
@@ -29,22 +27,6 @@ def wait_for_all(person: Person, subject: str, wanted: int) -> None:
             return Seen(len(found) >= wanted, f"{len(found)} of {wanted}")
 
     wait_for(f"all that is called {subject!r}", look, within_s=person.patience.seconds(30), every_s=1)
-
-
-@pytest.mark.settled
-def test_a_large_message_arrives_as_it_was_sent(stranger: Stranger, alice: Person, topology: Topology) -> None:
-    size = min(6, max(domain.max_message_mib for domain in topology.mail.domains) - 1) * MIB
-    message = letter(stranger.address, alice.address, "holiday pictures", "See below.\n")
-    pictures = os.urandom(size * 54 // 74)  # as base64 it has the size
-    message.add_attachment(pictures, maintype="application", subtype="octet-stream", filename="pictures.zip")
-
-    with stranger.dialogue() as dialogue:
-        assert dialogue.sock is not None
-        dialogue.sock.settimeout(stranger.patience.seconds(60))
-        dialogue.sendmail(stranger.address, [alice.address], message.as_bytes())
-
-    [attachment] = alice.receive("holiday pictures", within_s=60).message.iter_attachments()
-    assert attachment.get_content() == pictures
 
 
 @pytest.mark.settled

@@ -2,6 +2,7 @@
 
 # ruff: noqa: D103 (the name of a test is its sentence)
 
+import os
 import ssl
 from pathlib import PurePosixPath
 
@@ -12,7 +13,7 @@ from imagebuilder.services import Site
 from imagebuilder.topology import Topology
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.pair import Pair
-from imagebuilder.vm.people import IMAPS, Person, Stranger
+from imagebuilder.vm.people import IMAPS, Person, Stranger, letter
 from imagebuilder.vm.session import Session
 from imagebuilder.vm.world import World, unverified
 
@@ -20,6 +21,8 @@ NARROW = 1280
 """Bytes of the tunnel's packets, the least that IPv6 allows (RFC 8200 section 5)."""
 OUTER_BYTES = 80
 """What WireGuard, UDP and IPv6 add to them."""
+FILE_MIB, MIB = 25, 2**20
+"""What people take for the largest file that mail carries."""
 FOUND_AGAIN_S = 30
 """Seconds within which a lost way is found again."""
 WORDS = {4: "four", 6: "six"}
@@ -169,6 +172,22 @@ def test_large_mail_passes_a_narrow_line_both_ways(stranger: Stranger, alice: Pe
     assert alice.receive("much to read").text == text
     alice.send(stranger.address, "much to answer", text)
     assert stranger.receive("much to answer").message.get_content().replace("\r\n", "\n") == text
+
+
+@pytest.mark.usefixtures("narrow")
+def test_a_file_of_25_mib_passes_a_narrow_line(stranger: Stranger, alice: Person, topology: Topology) -> None:
+    limit = max(domain.max_message_mib for domain in topology.mail.domains) - 1
+    message = letter(stranger.address, alice.address, "holiday pictures", "See below.\n")
+    pictures = os.urandom(min(FILE_MIB * MIB, limit * MIB * 57 // 78))  # 57 bytes take a line of base64, and its end
+    message.add_attachment(pictures, maintype="application", subtype="octet-stream", filename="pictures.zip")
+
+    with stranger.dialogue() as dialogue:
+        assert dialogue.sock is not None
+        dialogue.sock.settimeout(stranger.patience.seconds(90))
+        dialogue.sendmail(stranger.address, [alice.address], message.as_bytes())
+
+    [attachment] = alice.receive("holiday pictures", within_s=90).message.iter_attachments()
+    assert attachment.get_content() == pictures
 
 
 @pytest.mark.usefixtures("narrow")
