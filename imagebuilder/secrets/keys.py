@@ -92,9 +92,10 @@ def completed(existing: Secrets | None, topology: Topology) -> tuple[Secrets, di
     return with_passwords(whole, passwords), passwords
 
 
-def with_passwords(existing: Secrets, passwords: Mapping[str, str]) -> Secrets:
+def with_passwords(existing: Secrets, passwords: Mapping[str, str], hasher: PasswordHasher = HASHER) -> Secrets:
     """Return *existing* with the hashes of *passwords*, by address, instead of those it had."""
-    return replace(existing, mailboxes={**existing.mailboxes, **{name: hashed(passwords[name]) for name in passwords}})
+    fresh = {address: hashed(password, hasher) for address, password in passwords.items()}
+    return replace(existing, mailboxes={**existing.mailboxes, **fresh})
 
 
 def new_password() -> str:
@@ -102,9 +103,9 @@ def new_password() -> str:
     return "-".join("".join(secrets.choice(PASSWORD_ALPHABET) for _ in range(size)) for size in PASSWORD_GROUPS)
 
 
-def hashed(password: str) -> str:
+def hashed(password: str, hasher: PasswordHasher = HASHER) -> str:
     """Return the hash of *password* as Dovecot stores it."""
-    return f"{{ARGON2ID}}{HASHER.hash(password)}"
+    return f"{{ARGON2ID}}{hasher.hash(password)}"
 
 
 def public_keys(private: Secrets) -> PublicKeys:
@@ -135,13 +136,18 @@ def credentials(private: Secrets, topology: Topology, role: Role) -> dict[str, b
     if role is Role.CLIENT:
         if topology.acme.dns_provider is not None:
             files["acme.env"] = acme_environment(private.tokens)
-        # user:password:uid:gid:gecos:home:shell:extra, the form of Dovecot's passwd-file
-        lines = (f"{box.address}:{private.mailboxes[box.address]}::::::\n" for box in topology.mail.mailboxes)
+        lines = (passwd_line(box.address, private.mailboxes[box.address]) for box in topology.mail.mailboxes)
         files["mailboxes.passwd"] = "".join(lines)
         for domain in topology.mail.domains:
             name = (domain.name, domain.dkim_selector)
             files[f"dkim.{domain.name}.{domain.dkim_selector}.key"] = private.dkim[name]
     return {name: content.encode() for name, content in files.items()}
+
+
+def passwd_line(address: str, hashed_password: str, further: str = "") -> str:
+    """Return the line of a mailbox in Dovecot's passwd-file, with *further* fields of its own. Pure."""
+    # user:password:uid:gid:gecos:home:shell:extra
+    return f"{address}:{hashed_password}::::::{further}\n"
 
 
 def relay_passwords(tokens: Mapping[str, str], topology: Topology) -> dict[str, str]:

@@ -12,21 +12,37 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from argon2 import PasswordHasher
+
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.secrets.keys import NOTHING, Secrets, completed, public_keys
+from imagebuilder.secrets.keys import (
+    NOTHING,
+    Secrets,
+    completed,
+    credentials,
+    hashed,
+    new_password,
+    passwd_line,
+    public_keys,
+    with_passwords,
+)
 from imagebuilder.secrets.vault import read_secrets, write_private, write_secrets
-from imagebuilder.topology import PublicKeys, Topology
+from imagebuilder.topology import PublicKeys, Role, Topology
 from imagebuilder.vm.waiting import hold_alone
 
 IDENTITIES_MOST = 16
 """Older ones are removed; one takes some 200 kB."""
 MADE_S = 300.0
 """Seconds to wait for another run that makes the same thing."""
-MADE_OF = 3
+MADE_OF = 4
 """Raised when what an identity consists of changes."""
+QUICK = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1)
+"""What is dear on purpose would take an emulated processor seconds at each login."""
+GUEST_QUOTAS_MIB = (1024, 4)
+"""One for another person to have, and one to fill."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +77,34 @@ class Identity:
 
 
 @dataclass(frozen=True)
+class Guest:
+    """A throw-away mailbox in the principal domain: in no image, named by the secrets partition alone."""
+
+    address: str
+    quota_mib: int
+    hashed_password: str = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Credentials:
     """What the machines of the bed are given, and their owners' side of it."""
 
     secrets: Secrets
     public: PublicKeys
-    passwords: Mapping[str, str]
+    guests: tuple[Guest, ...]
+    passwords: Mapping[str, str] = field(repr=False)
     """Of each mailbox, in plain."""
+
+    def files(self, topology: Topology, role: Role) -> dict[str, bytes]:
+        """Return what the image of *role* finds in /run/credstore: content by file name. Pure."""
+        files = credentials(self.secrets, topology, role)
+        if role is Role.CLIENT:
+            lines = (
+                passwd_line(guest.address, guest.hashed_password, f"userdb_quota_storage_size={guest.quota_mib}M")
+                for guest in self.guests
+            )
+            files["mailboxes.guests"] = "".join(lines).encode()
+        return files
 
 
 def identity_of(root: Path, topology: Topology, secrets: Secrets) -> Identity:
@@ -93,12 +130,20 @@ def bed_credentials(identity: Identity, topology: Topology, secrets: Secrets, pu
 
     def make(folder: Path) -> None:
         fresh, passwords = completed(replace(NOTHING, wireguard=secrets.wireguard), topology)
-        write_secrets(folder / "secrets.toml", fresh)
+        write_secrets(folder / "secrets.toml", with_passwords(fresh, passwords, QUICK))
+        domain, token = topology.mail.domains[0].name, os.urandom(4).hex()
+        guests = []
+        for number, quota_mib in enumerate(GUEST_QUOTAS_MIB):
+            address = f"guest-{token}-{number}@{domain}"
+            passwords[address] = new_password()
+            guests.append(asdict(Guest(address, quota_mib, hashed(passwords[address], QUICK))))
+        write_private(folder / "guests.json", json.dumps(guests))
         write_private(folder / "passwords.json", json.dumps(passwords))
 
     folder = identity.once("credentials", make)
     private = replace(read_secrets(folder / "secrets.toml"), wireguard=secrets.wireguard)
-    return Credentials(private, public_keys(private), json.loads((folder / "passwords.json").read_text()))
+    guests = tuple(Guest(**guest) for guest in json.loads((folder / "guests.json").read_text()))
+    return Credentials(private, public_keys(private), guests, json.loads((folder / "passwords.json").read_text()))
 
 
 def _require_pairs(topology: Topology, secrets: Secrets, public: PublicKeys) -> None:

@@ -15,8 +15,8 @@ from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import end, environment
 from imagebuilder.tools import Tools
 from imagebuilder.vm.elsewhere import GONE
+from imagebuilder.vm.host import Host
 from imagebuilder.vm.namespace import entered, has_many_users
-from imagebuilder.vm.world import Host
 
 READY_S = 30.0
 """Seconds that the server may take to answer."""

@@ -1,8 +1,8 @@
 """What commands on the outside hosts are told of the pair. Pure."""
 
+from imagebuilder.vm.host import Host
 from imagebuilder.vm.readiness import receiving_mailbox
 from imagebuilder.vm.session import Session
-from imagebuilder.vm.world import Host
 
 
 def command_environment(running: Session, host: Host) -> dict[str, str]:

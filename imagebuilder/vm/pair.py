@@ -12,7 +12,6 @@ from typing import Any
 from imagebuilder.build.image import Image
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import say
-from imagebuilder.secrets.keys import Secrets, credentials
 from imagebuilder.services.certificate import PRIVATE_ROOT, PUBLIC_ROOTS
 from imagebuilder.services.haraka_out import RELAY_PORT
 from imagebuilder.tools import Tools
@@ -20,6 +19,7 @@ from imagebuilder.topology import Role
 from imagebuilder.vm import agent
 from imagebuilder.vm.accelerator import KVM_DEVICES, Accelerator, processor, qemu_version
 from imagebuilder.vm.disks import move_sparsely, overlay, provision, qcow2, raw
+from imagebuilder.vm.identity import Credentials
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.qemu import OVMF_VARIABLES, Acceleration, Firmware, Hardware, Nic, mac_address, qemu_argv
 from imagebuilder.vm.snapshots import Saved
@@ -65,7 +65,7 @@ class Pair:
         self,
         world: World,
         images: Mapping[Role, Image],
-        secrets: Secrets,
+        credentials: Credentials,
         accelerator: Accelerator,
         *,
         disks: Path,
@@ -76,7 +76,7 @@ class Pair:
         self.images = images
         self.firmware = firmware
         self._tools = world.tools
-        self._secrets = secrets
+        self._credentials = credentials
         self._accelerator = accelerator
         self._disks = disks
         self._reports = reports
@@ -98,7 +98,8 @@ class Pair:
         self._next_disks()
         for role in Role:
             overlay(self._tools, raw(self.images[role].path), self._disk(role))
-            provision(self._tools, self.images[role], self._credentials(role), self._disk(role))
+            files = self._credentials.files(self.world.topology, role)
+            provision(self._tools, self.images[role], files, self._disk(role))
             shutil.copyfile(self._tools.tree / OVMF_VARIABLES.relative_to("/"), self._variables(role))
             self.machines[role] = self._machine(role)
         started = time.monotonic()
@@ -229,9 +230,6 @@ class Pair:
     def _ram(self, role: Role) -> Path:
         # In memory: on a disk the kernel would write it back all the time, which slows the machine down.
         return FOLDER / str(role) / f"{self._count}.ram"
-
-    def _credentials(self, role: Role) -> dict[str, bytes]:
-        return credentials(self._secrets, self.world.topology, role)
 
     def _machine(self, role: Role, saved: Saved | None = None) -> Machine:
         """Return the machine of *role*, off; to go on from *saved*, or with its RAM in a file that can be kept."""

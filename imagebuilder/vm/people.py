@@ -20,10 +20,10 @@ from imagebuilder.runs.record import Message
 from imagebuilder.topology import Topology
 from imagebuilder.vm import trace
 from imagebuilder.vm.elsewhere import STRANGER_DOMAIN
+from imagebuilder.vm.host import Host
 from imagebuilder.vm.mta import MailServer, Received
 from imagebuilder.vm.verdict import Verdict, judge
 from imagebuilder.vm.waiting import ExpectationError, HopelessError, Patience, Seen, wait_for
-from imagebuilder.vm.world import Host
 
 IMAPS, SUBMISSION, SMTP = 993, 587, 25
 

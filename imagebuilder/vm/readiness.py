@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from imagebuilder.services.certificate import public_names
 from imagebuilder.topology import Topology
+from imagebuilder.vm.host import Host
 from imagebuilder.vm.people import IMAPS, SMTP, SUBMISSION
 from imagebuilder.vm.waiting import HopelessError, Patience, Seen, wait_for
 from imagebuilder.vm.web import HTTPS
-from imagebuilder.vm.world import Host, World, unverified
+from imagebuilder.vm.world import World, unverified
 
 READY_S = 40.0
 """Seconds from a settled boot until mail must flow."""

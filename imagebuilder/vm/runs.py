@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from imagebuilder.errors import ImagebuilderError
+from imagebuilder.vm.host import Host
 from imagebuilder.vm.namespace import inside
 from imagebuilder.vm.outside import command_environment
 from imagebuilder.vm.prompt import Prompt
 from imagebuilder.vm.session import Session, Subject, session
-from imagebuilder.vm.world import Host
 
 OUTSIDE = ("stranger", "user", "lan")
 """Hosts that a command can be run from."""

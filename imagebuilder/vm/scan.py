@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 
-from imagebuilder.vm.world import Host
+from imagebuilder.vm.host import Host
 
 Address = IPv4Address | IPv6Address
 

@@ -215,7 +215,7 @@ class Session:
         return Pair(
             self.world,
             self.subject.images,
-            self.credentials.secrets,
+            self.credentials,
             self.accelerator,
             disks=disks,
             reports=reports,
@@ -236,21 +236,21 @@ class Session:
         return self._pair
 
     def person(self, number: int) -> Person:
-        """Return the person with the *number*-th mailbox that takes mail."""
-        addresses = [box.address for box in self.subject.topology.mail.mailboxes if not box.send_only]
+        """Return the person with the *number*-th mailbox that takes mail; after the topology's come the guests."""
+        receiving = [box.address for box in self.subject.topology.mail.mailboxes if not box.send_only]
+        return self.owner_of([*receiving, *(guest.address for guest in self.credentials.guests)][number])
+
+    def owner_of(self, address: str) -> Person:
+        """Return the person whose mailbox is *address*."""
         return Person(
-            addresses[number],
-            self.passwords[addresses[number]],
+            address,
+            self.passwords[address],
             self.subject.topology,
             self.world.user,
             self.accelerator.patience,
             self.world.user_trust,
             arrived=self.seen.arrived,
         )
-
-    def persons(self) -> int:
-        """Return how many persons there are."""
-        return sum(1 for box in self.subject.topology.mail.mailboxes if not box.send_only)
 
     def stranger(self) -> Stranger:
         """Return the stranger."""

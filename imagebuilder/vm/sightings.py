@@ -6,9 +6,9 @@ from ipaddress import IPv4Address, IPv6Address
 
 from imagebuilder.runs.record import Authentication, BootChart, Complaint, DoorCheck, Message
 from imagebuilder.topology import Role
+from imagebuilder.vm.host import Host
 from imagebuilder.vm.scan import UDP_PORTS, answering_tcp_ports, answering_udp_ports
 from imagebuilder.vm.verdict import Verdict
-from imagebuilder.vm.world import Host
 
 EVERY_PORT = range(1, 65536)
 

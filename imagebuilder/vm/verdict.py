@@ -8,8 +8,8 @@ import spf  # type: ignore[import-untyped]
 from authheaders import check_dmarc  # type: ignore[import-untyped]
 from authres import DKIMAuthenticationResult, SPFAuthenticationResult  # type: ignore[import-untyped]
 
+from imagebuilder.vm.host import Host
 from imagebuilder.vm.mta import Received
-from imagebuilder.vm.world import Host
 
 
 @dataclass(frozen=True)

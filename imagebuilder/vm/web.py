@@ -8,7 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from imagebuilder.vm.world import FOLDER, Host
+from imagebuilder.vm.host import Host
+from imagebuilder.vm.world import FOLDER
 
 HTTPS = 443
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from imagebuilder.vm.world import Host
+from imagebuilder.vm.host import Host
 
 
 @dataclass(frozen=True)

@@ -7,24 +7,22 @@
 ```
 """
 
-import contextlib
 import os
-import socket
 import ssl
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from imagebuilder.dns.records import Record, reverse_records, zone_records
+from imagebuilder.dns.records import Record
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import end, environment, run
 from imagebuilder.secrets.vault import write_private
 from imagebuilder.tools import Tools
 from imagebuilder.topology import PublicKeys, Role, Topology
 from imagebuilder.vm.addresses import Addresses, Place, addresses
-from imagebuilder.vm.authority import Authority, Issuer, directory_hosts, tlsa
+from imagebuilder.vm.authority import Authority, Issuer
 from imagebuilder.vm.cables import (
     FAR_ENDS,
     cable_orders,
@@ -35,7 +33,8 @@ from imagebuilder.vm.cables import (
     new_far_ends,
 )
 from imagebuilder.vm.dhcp import Lease, dnsmasq_argv
-from imagebuilder.vm.elsewhere import STRANGER_DOMAIN, STS_DOMAIN, foreign_records
+from imagebuilder.vm.elsewhere import STRANGER_NAMES, stranger_tlsa, world_records
+from imagebuilder.vm.host import Host
 from imagebuilder.vm.identity import Identity
 from imagebuilder.vm.links import TOOL_S, HomeLine, Link
 from imagebuilder.vm.nameserver import NameServer, make_zone_key, root_addresses
@@ -50,49 +49,6 @@ CABLE_ENDS = {Role.PROXY: "to-proxy", Role.CLIENT: "to-client"}
 """The devices by which their networks reach the machines."""
 PUBLIC_TCP = (22, 25, 80, 443, 587, 993)
 """All that the Internet may see of the proxy; WireGuard answers nobody it does not know."""
-STRANGER_NAMES = tuple(f"mx.{domain}" for domain in (STRANGER_DOMAIN, STS_DOMAIN))
-USER_NAME = "roaming.user.example"
-HOME_NAME = "line-2.provider.example"
-
-
-@dataclass(frozen=True)
-class Host:
-    """A host of the outside world; sockets and programs can be opened *from* it."""
-
-    name: str
-    ipv4: IPv4Address
-    ipv6: IPv6Address | None = None
-
-    def entered(self) -> contextlib.AbstractContextManager[None]:
-        """Put this thread on the host: sockets opened within leave from here, for good."""
-        return entered(self.name)
-
-    def connect(self, address: str | IPv4Address | IPv6Address, port: int, *, within_s: float = 30) -> socket.socket:
-        """Return a TCP connection from this host to *address*."""
-        with self.entered():
-            return socket.create_connection((str(address), port), timeout=within_s)
-
-    def listen(self, port: int) -> socket.socket:
-        """Return a socket that listens on all addresses of this host, IPv4 and IPv6."""
-        with self.entered():
-            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64)
-
-    def run(
-        self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 120, env: Mapping[str, str] | None = None
-    ) -> subprocess.CompletedProcess[bytes]:
-        """Run one of this machine's own programs on the host and return what it said."""
-        with self.entered():
-            return subprocess.run(
-                list(argv), input=stdin, env=environment(env), capture_output=True, check=False, timeout=timeout_s
-            )
-
-    def call(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
-        """Run a program on the host with our own terminal and whole environment, and return its exit status."""
-        with self.entered():
-            try:
-                return subprocess.run(list(argv), env={**os.environ, **(env or {})}, check=False).returncode
-            except (FileNotFoundError, PermissionError) as error:
-                raise ImagebuilderError(f"{argv[0]!r} can't be run: {error.strerror}") from error
 
 
 @dataclass
@@ -128,10 +84,10 @@ class World:
     def __post_init__(self) -> None:
         self.places = addresses(self.topology)
         self.internet = Host("internet", self.places.dns_ipv4, self.places.dns_ipv6)
-        self.stranger = _host("stranger", self.places.stranger)
-        self.user = _host("user", self.places.user)
-        self.home = _host("home", self.places.home)
-        self.lan = _host("lan", self.places.lan)
+        self.stranger = Host.at("stranger", self.places.stranger)
+        self.user = Host.at("user", self.places.user)
+        self.home = Host.at("home", self.places.home)
+        self.lan = Host.at("lan", self.places.lan)
         self.line = HomeLine(
             self.tools, "home", "eth0", address=self.places.home.ipv4, gateway=self.places.home.ipv4_gateway
         )
@@ -347,33 +303,6 @@ def unverified() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def world_records(topology: Topology, public: PublicKeys, places: Addresses) -> tuple[Record, ...]:
-    """Return every name of the world: the topology's own, and those of the outside hosts. Pure."""
-    own = (*zone_records(topology, public), *reverse_records(topology))
-    mx = f"mx.{STRANGER_DOMAIN}."
-    outside = [*foreign_records(topology, mx)]
-    for name in (f"mx.{STS_DOMAIN}.", f"mta-sts.{STS_DOMAIN}."):
-        outside.append(Record(name, "A", str(places.stranger.ipv4.ip), "an outside host"))
-    for name, place in ((mx, places.stranger), (f"{USER_NAME}.", places.user), (f"{HOME_NAME}.", places.home)):
-        outside.append(Record(name, "A", str(place.ipv4.ip), "an outside host"))
-        outside.append(Record(f"{place.ipv4.ip.reverse_pointer}.", "PTR", name, "an outside host"))
-        if place.ipv6 is not None:
-            outside.append(Record(name, "AAAA", str(place.ipv6.ip), "an outside host"))
-            outside.append(Record(f"{place.ipv6.ip.reverse_pointer}.", "PTR", name, "an outside host"))
-    for host in directory_hosts(topology.acme.directory):
-        outside.append(Record(f"{host}.", "A", str(places.dns_ipv4), "the certificate authority"))
-    return (*own, *outside)
-
-
-def stranger_tlsa(certificate: bytes) -> Record:
-    """Return the record that names *certificate* as the one of the stranger's mail server. Pure."""
-    return Record(f"_25._tcp.mx.{STRANGER_DOMAIN}.", "TLSA", tlsa(certificate), "the stranger's own policy")
-
-
-def _host(name: str, place: Place) -> Host:
-    return Host(name, place.ipv4.ip, place.ipv6.ip if place.ipv6 else None)
 
 
 def _bits(address: object) -> int:

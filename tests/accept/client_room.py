@@ -30,7 +30,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from imagebuilder.dns.records import Record, txt, zone_records
 from imagebuilder.render import render_role
 from imagebuilder.run import environment, run
-from imagebuilder.secrets.keys import credentials, new_secrets, public_keys, with_passwords
+from imagebuilder.secrets.keys import credentials, hashed, new_secrets, passwd_line, public_keys, with_passwords
 from imagebuilder.services import Site
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role, Topology
@@ -47,6 +47,8 @@ MX = "mx.stranger.example"
 MIRROR = "mirror.stranger.example"
 DEVICES = ("null", "zero", "full", "random", "urandom")
 PASSWORDS = {f"{name}@example.org": f"word of {name}" for name in ("alice", "bob", "robot")}
+GUEST, GUEST_PASSWORD = "guest@example.org", "word of a guest"
+"""A mailbox that the topology does not name, and the catch-all of its domain does not get."""
 
 TOPOLOGY = """
 [proxy]
@@ -231,7 +233,7 @@ class ClientRoom:
                 target.mkdir(exist_ok=True)
                 os.chown(target, source.stat().st_uid, source.stat().st_gid)
                 target.chmod(source.stat().st_mode & 0o7777)
-        self.client(["systemd-tmpfiles", "--create", "postfix.conf", "dovecot.conf"])
+        self.client(["systemd-tmpfiles", "--create", "postfix.conf", "dovecot.conf", "guests.conf"])
         self.client(["mkdir", "-p", "/var/lib/certificate"])
         self.client(["env", "STATE_DIRECTORY=/var/lib/certificate", "/usr/lib/imagebuilder/first-certificate"])
 
@@ -325,6 +327,8 @@ class ClientRoom:
         for folder, user, mode in (("valkey", "valkey", "0750"), ("rspamd", "_rspamd", "0755")):
             self.client(["install", "-d", "-m", mode, "-o", user, "-g", user, f"/run/{folder}"])
         self.daemon("valkey", ["valkey-server", "/etc/valkey/valkey.conf"], user="valkey")
+        (self.root / "run/mailboxes.guests").write_text(passwd_line(GUEST, hashed(GUEST_PASSWORD)))
+        self.client(["/usr/lib/imagebuilder/guests", "/run/mailboxes.guests"])
         self._credentials("rspamd.service", "_rspamd", "dkim.")
         self.until(lambda: (self.root / "run/valkey/valkey.sock").exists(), "Valkey")
         self.daemon("rspamd", ["rspamd", "-c", "/etc/rspamd/rspamd.conf", "-f"], user="_rspamd", groups="valkey clamav")
@@ -461,7 +465,7 @@ class ClientRoom:
 
         session = Session()
         try:
-            session.login(user, password or PASSWORDS[user])
+            session.login(user, password or PASSWORDS.get(user, GUEST_PASSWORD))
             yield session
         finally:
             with contextlib.suppress(imaplib.IMAP4.error, OSError):

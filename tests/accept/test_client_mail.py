@@ -26,6 +26,8 @@ from tests.accept.client_letters import USER, content_of, letter, only, proxy_he
 from tests.accept.client_room import (
     CLIENT,
     CLIENT_6,
+    GUEST,
+    GUEST_PASSWORD,
     HOME,
     MX,
     PASSWORDS,
@@ -212,6 +214,20 @@ def test_addresses_lead_where_the_topology_says(room: ClientRoom) -> None:
 
 
 @story
+def test_a_guest_whom_the_secrets_alone_name_gets_mail_and_sends_as_himself_alone(room: ClientRoom) -> None:
+    assert room.deliver(GUEST, "welcome")[0] == 250
+    room.receive(GUEST, "welcome")
+    friend = "friend@stranger.example"
+    with room.submission(GUEST, GUEST_PASSWORD) as session:
+        session.sendmail(GUEST, [friend], letter(GUEST, friend, "thanks", "hi\n"))
+        with pytest.raises(smtplib.SMTPDataError, match="not an address of"):
+            session.sendmail(GUEST, [friend], letter(ALICE, friend, "not me", "hi\n"))
+        session.mail(ALICE)
+        assert session.rcpt(friend)[0] == 553
+    assert room.signature_holds(room.outgoing("thanks")[1])
+
+
+@story
 def test_spam_is_refused_in_the_dialogue_and_doubtful_mail_filed_under_junk(room: ClientRoom) -> None:
     assert room.deliver(ALICE, "buy", text=GTUBE)[0] == 554
     doubtful = {"sender": "joe@careless.example", "shown": '"bank@money.example" <joe@careless.example>'}
@@ -247,7 +263,7 @@ def test_a_full_mailbox_is_told_to_the_senders_server(room: ClientRoom) -> None:
 @story
 def test_too_large_a_message_is_refused_before_it_is_sent(room: ClientRoom) -> None:
     with room.stranger() as session:
-        assert session.mail("joe@stranger.example", [f"size={26 * 1024 * 1024}"])[0] == 552
+        assert session.mail("joe@stranger.example", [f"size={37 * 1024 * 1024}"])[0] == 552
 
 
 @story

@@ -29,6 +29,7 @@ ROOT = {
     "nftables.service": "sets the rules and ends",
     "ssh.service": "its sessions are root's",
     "first-certificate.service": "makes files of root's, and ends",
+    "guests.service": "writes to files of root's, and ends",
     "new-certificate.service": "tells services to read a certificate again",
 }
 """Units that start as root, and why."""

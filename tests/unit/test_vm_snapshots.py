@@ -181,7 +181,11 @@ def test_the_bed_has_keys_and_passwords_of_its_own_but_for_the_tunnels(tmp_path:
         assert credentials.public.wireguard == public_keys(secrets).wireguard
         assert not set(credentials.secrets.ssh.values()) & set(secrets.ssh.values())
         assert not set(credentials.secrets.dkim.values()) & set(secrets.dkim.values())
-        assert set(credentials.passwords) == {box.address for box in topology.mail.mailboxes}
+        guests = {guest.address for guest in credentials.guests}
+        assert set(credentials.passwords) == {box.address for box in topology.mail.mailboxes} | guests
+        named = credentials.files(topology, Role.CLIENT)["mailboxes.guests"].decode().splitlines()
+        assert {line.partition(":")[0] for line in named} == guests
+        assert "mailboxes.guests" not in credentials.files(topology, Role.PROXY)
         return credentials.secrets, credentials.public, credentials.passwords
 
     assert own() == own()

@@ -15,6 +15,7 @@ from imagebuilder.vm import agent
 from imagebuilder.vm.accelerator import boot_sector, known_accelerators
 from imagebuilder.vm.addresses import Addresses, addresses
 from imagebuilder.vm.authority import Issuer
+from imagebuilder.vm.host import Host
 from imagebuilder.vm.mta import as_received
 from imagebuilder.vm.nameserver import root_addresses, root_zone
 from imagebuilder.vm.pair import trust_credentials
@@ -32,7 +33,6 @@ from imagebuilder.vm.qemu import (
     smbios_arguments,
 )
 from imagebuilder.vm.waiting import ExpectationError, HopelessError, Patience, Seen, hold_alone, wait_for
-from imagebuilder.vm.world import Host
 
 REFERENCE = Path(__file__).parents[1] / "topologies/reference.toml"
 HARDWARE = Hardware("proxy", Path("/s"), 1024, Acceleration.TCG, Path("/d.qcow2"), variables=Path("/v"))

@@ -12,10 +12,11 @@ import dns.query
 import pytest
 
 from imagebuilder.dns.records import Record
+from imagebuilder.vm.host import Host
 from imagebuilder.vm.identity import Identity
 from imagebuilder.vm.links import Link, NoNetemError
 from imagebuilder.vm.namespace import inside
-from imagebuilder.vm.world import Host, World
+from imagebuilder.vm.world import World
 from tests.vm.test_world import validated
 
 pytestmark = pytest.mark.vm

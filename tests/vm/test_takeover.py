@@ -28,14 +28,14 @@ from imagebuilder.shipping.remote import Address, RemoteError, connected
 from imagebuilder.shipping.takeover.passage import arrive, leave, load, settings_of
 from imagebuilder.shipping.transfer import upload
 from imagebuilder.topology import Role
-from imagebuilder.vm.disks import overlay, provision, raw
+from imagebuilder.vm.disks import overlay, raw
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.namespace import inside
-from imagebuilder.vm.qemu import OVMF_VARIABLES
 from imagebuilder.vm.readiness import wait_until_certified, wait_until_mail_flows
 from imagebuilder.vm.session import Session, Subject, session
 from imagebuilder.vm.waiting import Seen, wait_for
 from tests.unit.keys import ssh_pair
+from tests.vm.machines import client_of, machine_of
 from tests.vm.stock import stock_disk
 
 pytestmark = [pytest.mark.vm, pytest.mark.nightly, pytest.mark.timeout(2400)]
@@ -75,31 +75,12 @@ def bed(site: Site, name: str) -> Iterator[Session]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def machine_of(running: Session, role: Role, disk: Path, reads: Path) -> Machine:
-    """Return the machine of *role* with another disk."""
-    pair = running.new_pair("taken-over")
-    variables = running.disks / f"{role}.variables"
-    shutil.copyfile(running.subject.tools.tree / OVMF_VARIABLES.relative_to("/"), variables)
-    machine = Machine(
-        replace(pair.machines[role].hardware, disk=disk, variables=variables, ram=None),
-        running.subject.tools,
-        reports=running.reports,
-        network=running.world.network_of(role),
-        patience=running.accelerator.patience,
-        read=[reads],
-        write=[running.disks],
-        devices=running.accelerator.devices,
-    )
-    pair.machines[role] = machine
-    return machine
-
-
 def stock_machine(site: Site, running: Session, address: IPv4Interface) -> tuple[Machine, Address]:
     """Return a running stock Debian with *address* as a provider sets it up, and how its owner reaches it."""
     tools, proxy = running.subject.tools, running.subject.topology.proxy
     disk = running.disks / "stock.qcow2"
     overlay(tools, raw(site.stock), disk)
-    machine = machine_of(running, Role.PROXY, disk, site.stock)
+    machine = machine_of(running, Role.PROXY, disk, under=site.stock)
     machine.start()
     for unit in ("systemd-networkd.service", "ssh.service"):
         machine.wait_for_unit(unit, within_s=120)
@@ -141,18 +122,6 @@ def cargo_of(site: Site, running: Session) -> Cargo:
     return Cargo(cleared, subject.tools, credentials(running.credentials.secrets, subject.topology, Role.PROXY))
 
 
-def client(running: Session) -> Machine:
-    """Return the client at home, booting."""
-    subject = running.subject
-    disk = running.disks / "client.qcow2"
-    overlay(subject.tools, raw(subject.images[Role.CLIENT].path), disk)
-    given = credentials(running.credentials.secrets, subject.topology, Role.CLIENT)
-    provision(subject.tools, subject.images[Role.CLIENT], given, disk)
-    machine = machine_of(running, Role.CLIENT, disk, subject.images[Role.CLIENT].path)
-    machine.start()
-    return machine
-
-
 def test_a_stock_debian_becomes_the_proxy_with_the_network_that_it_had_and_mail_flows(site: Site) -> None:
     def work() -> None:
         with bed(site, "becomes") as running:
@@ -183,7 +152,7 @@ def test_a_stock_debian_becomes_the_proxy_with_the_network_that_it_had_and_mail_
                     with connected(there) as shell:
                         restart(shell)
                 machine.starts_anew()
-                machines.append(client(running))
+                machines.append(client_of(running, running.credentials.secrets))
                 for one in machines:
                     one.wait_for_boot()
                 passed("both have booted")

@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,11 @@ from imagebuilder.runs.history import History
 from imagebuilder.secrets.vault import read_secrets
 from imagebuilder.topology import Role
 from imagebuilder.vm.disks import DISK_GIB
-from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.namespace import inside
-from imagebuilder.vm.qemu import Firmware
-from imagebuilder.vm.session import Subject, session
+from imagebuilder.vm.session import Session, Subject, session
 from tests.accept.rescue_room import Rescue, Road, loop, rescue
 from tests.unit.keys import ssh_pair
+from tests.vm.machines import client_of, machine_of
 
 pytestmark = [
     pytest.mark.vm,
@@ -89,31 +87,24 @@ def test_an_uploaded_proxy_starts_and_status_tells_what_is_right_and_what_is_wro
     generation = Generations(the_store(), site).latest()
     assert generation is not None
 
+    def seen(bed: Session, *, wait_s: float) -> dict[str, bool | None]:
+        with bed.world.stranger.entered():
+            checks = looked_at(generation, Role.PROXY, None, wait_s=wait_s, identity=tmp_path / "admin")
+        say("\n".join(map(str, checks)))
+        return {check.name: check.right for check in checks}
+
     def work() -> None:
         with session(subject) as bed:
-            pair = bed.new_pair("uploaded", firmware=Firmware.UEFI)
-            hardware = replace(pair.proxy.hardware, disk=disk, disk_format="raw")
-            pair.machines[Role.PROXY] = machine = Machine(
-                hardware,
-                subject.tools,
-                reports=bed.reports,
-                network=bed.world.network_of(Role.PROXY),
-                patience=bed.accelerator.patience,
-                write=[bed.disks, tmp_path, Path("/dev/net")],
-                devices=bed.accelerator.devices,
-            )
+            machine = machine_of(bed, Role.PROXY, disk, disk_format="raw")
+            machines = [machine]
             try:
                 machine.start()
                 machine.wait_for_boot()
                 assert machine.execute("test -d /sys/firmware/efi").status == 0
                 size = int(machine.succeed("lsblk --noheadings --bytes --output SIZE /dev/disk/by-partlabel/var"))
                 assert size > DISK_GIB * 2**30 - 4 * subject.images[Role.PROXY].size_bytes
-                with bed.world.stranger.entered():
-                    checks = looked_at(generation, Role.PROXY, None, wait_s=0, identity=tmp_path / "admin")
-                say("\n".join(map(str, checks)))
                 # It shows the host key that was uploaded with it; the client is off, so no mail can be taken for it.
-                right = {check.name: check.right for check in checks}
-                assert right == {
+                assert seen(bed, wait_s=0) == {
                     "ssh": True,
                     "system": True,
                     "units": True,
@@ -122,11 +113,16 @@ def test_an_uploaded_proxy_starts_and_status_tells_what_is_right_and_what_is_wro
                     "submission (587)": False,
                     "IMAP (993)": False,
                 }
+                machines.append(client_of(bed, subject.secrets))
+                machines[-1].wait_for_boot()
+                assert set(seen(bed, wait_s=bed.accelerator.patience.seconds(30)).values()) == {True}
             except BaseException as failure:
-                failure.add_note(machine.report())
+                for one in machines:
+                    failure.add_note(one.report())
                 raise
             finally:
-                machine.kill()
+                for one in machines:
+                    one.kill()
 
     inside(work)
     shutil.rmtree(subject.folder, ignore_errors=True)

@@ -10,13 +10,13 @@ import pytest
 
 from imagebuilder.dns.records import Record
 from imagebuilder.vm.authority import Issuer
-from imagebuilder.vm.elsewhere import STRANGER_DOMAIN, STS_DOMAIN
+from imagebuilder.vm.elsewhere import STRANGER_DOMAIN, STS_DOMAIN, stranger_tlsa
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.mta import Received
 from imagebuilder.vm.people import Person, Stranger
 from imagebuilder.vm.waiting import Seen, wait_for
 from imagebuilder.vm.web import web_site
-from imagebuilder.vm.world import World, stranger_tlsa
+from imagebuilder.vm.world import World
 
 POLICY = f"version: STSv1\nmode: enforce\nmx: mx.{STS_DOMAIN}\nmax_age: 86400\n"
 PUT_OFF = "ls /var/lib/haraka-out/queue | grep -E '^[0-9]+_[0-9]+_[1-9]'"

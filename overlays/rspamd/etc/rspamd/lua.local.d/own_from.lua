@@ -2,11 +2,11 @@
 -- are checked here, by the same list. A program that was told the wrong identity hears so at once.
 local logger = require "rspamd_logger"
 
-local owners = rspamd_config:add_map({
-  type = "hash",
-  url = "/etc/postfix/owners",
-  description = "the logins that may send as an address",
-})
+local function owners_in(file)
+  return rspamd_config:add_map({ type = "hash", url = file, description = "the logins that may send as an address" })
+end
+
+local owners, guests = owners_in("/etc/postfix/owners"), owners_in("/run/guests/addresses")
 
 -- As Postfix looks up an address: itself, without its detail, its domain.
 local function logins(address)
@@ -15,7 +15,8 @@ local function logins(address)
     return nil
   end
   local plain = user:match("^([^+]+)%+") or user
-  return owners:get_key(address) or owners:get_key(plain .. "@" .. domain) or owners:get_key("@" .. domain)
+  local own = plain .. "@" .. domain
+  return owners:get_key(address) or owners:get_key(own) or guests:get_key(own) or owners:get_key("@" .. domain)
 end
 
 local function may_use(login, address)
