@@ -80,10 +80,9 @@ verify: $(VENV)/ready host
 	$(BIN)/imagebuilder verify --json -t $(WORK)/verify/reference.toml | tee $(WORK)/verify/verdict.json
 
 # The example works on a copy of the reference topology, with keys of its own, made here and kept until `make clean`.
-$(EXAMPLE): $(addprefix tests/topologies/reference,.toml .lock .denylist.toml) $(VENV)/ready
+$(EXAMPLE): $(addprefix tests/topologies/reference,.toml .lock) $(VENV)/ready
 	mkdir -p $(@D)
 	cp tests/topologies/reference.lock $(@:.toml=.lock)
-	cp tests/topologies/reference.denylist.toml $(@:.toml=.denylist.toml)
 	cp tests/topologies/reference.toml $@
 	$(BIN)/imagebuilder init --plain -t $@
 
