@@ -8,20 +8,27 @@ from imagebuilder.secrets.keys import Secrets, credentials
 from imagebuilder.topology import Role
 from imagebuilder.vm.disks import overlay, provision, raw
 from imagebuilder.vm.machine import Machine
-from imagebuilder.vm.qemu import OVMF_VARIABLES
+from imagebuilder.vm.qemu import OVMF_VARIABLES, Bus, Firmware
 from imagebuilder.vm.session import Session
 
 
 def machine_of(
-    running: Session, role: Role, disk: Path, *, disk_format: str = "qcow2", under: Path | None = None
+    running: Session,
+    role: Role,
+    disk: Path,
+    *,
+    disk_format: str = "qcow2",
+    under: Path | None = None,
+    bus: Bus = Bus.VIRTIO,
+    firmware: Firmware = Firmware.UEFI,
 ) -> Machine:
     """Return the machine of *role*, off, with *disk* in place of its own, over *under*, or else its image."""
     subject = running.subject
     variables = running.disks / f"{role}.variables"
     shutil.copyfile(subject.tools.tree / OVMF_VARIABLES.relative_to("/"), variables)
-    hardware = running.new_pair("other-disks").machines[role].hardware
+    hardware = running.new_pair("other-disks", firmware=firmware).machines[role].hardware
     return Machine(
-        replace(hardware, disk=disk, disk_format=disk_format, variables=variables, ram=None),
+        replace(hardware, disk=disk, disk_format=disk_format, bus=bus, variables=variables, ram=None),
         subject.tools,
         reports=running.reports,
         network=running.world.network_of(role),

@@ -15,10 +15,10 @@ from imagebuilder.secrets.keys import credentials
 from imagebuilder.shipping.flash import flash
 from imagebuilder.shipping.provision import Provisioned, secrets_filesystem
 from imagebuilder.topology import Role
-from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.namespace import inside
 from imagebuilder.vm.qemu import Bus, Firmware
 from imagebuilder.vm.session import Subject, session
+from tests.vm.machines import machine_of
 
 pytestmark = pytest.mark.vm
 
@@ -59,19 +59,9 @@ def flashed(subject: Subject, path: Path) -> None:
 def test_a_flashed_client_starts_without_a_failed_unit_from(bus: Bus, firmware: Firmware, subject: Subject) -> None:
     def work() -> None:
         with session(replace(subject, folder=subject.folder / f"{bus}-{firmware}")) as bed:
-            pair = bed.new_pair("flashed", firmware=firmware)
             disk = bed.disks / "flashed.raw"
             flashed(subject, disk)
-            hardware = replace(pair.client.hardware, disk=disk, disk_format="raw", bus=bus)
-            pair.machines[Role.CLIENT] = machine = Machine(
-                hardware,
-                subject.tools,
-                reports=bed.reports,
-                network=bed.world.network_of(Role.CLIENT),
-                patience=bed.accelerator.patience,
-                write=[bed.disks],
-                devices=bed.accelerator.devices,
-            )
+            machine = machine_of(bed, Role.CLIENT, disk, disk_format="raw", bus=bus, firmware=firmware)
             try:
                 machine.start()
                 machine.wait_for_boot()
