@@ -117,7 +117,6 @@ class Hardware:
     """systemd credentials, by name; PID 1 of the machine finds them in its SMBIOS tables."""
     boot_deadline_s: float | None = None
     """Seconds that systemd may wait for a device or a service by default; None: as long as it does anyhow."""
-    cpus: int = 2
     ram: Path | None = None
     """File that its RAM is in, so that it can be kept; None: that of the process."""
     resumes: Memory | None = None
@@ -200,10 +199,12 @@ def smbios_arguments(credentials: Mapping[str, bytes]) -> list[str]:
 
 def _processor(hardware: Hardware) -> list[str]:
     if hardware.acceleration is Acceleration.KVM:
-        return ["-accel", "kvm", "-cpu", "host", "-smp", str(hardware.cpus)]
+        return ["-accel", "kvm", "-cpu", "host", "-smp", "2"]
     # The oldest processor that Debian runs on. With a newer one Rspamd compiles its list of domains by Hyperscan at the
     # first start: 10 s of a real processor, minutes of an emulated one.
-    return ["-accel", "tcg,thread=multi", "-cpu", "qemu64,+rdrand", "-smp", str(hardware.cpus)]
+    # One of them: what several may run at once is translated to slower code, and the timer of a second one was seen never
+    # to fire (QEMU 10), at which the kernel hangs.
+    return ["-accel", "tcg", "-cpu", "qemu64,+rdrand", "-smp", "1"]
 
 
 def _memory(hardware: Hardware) -> list[str]:

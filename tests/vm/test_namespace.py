@@ -172,7 +172,7 @@ def running_machine(world: World) -> Iterator[Chassis]:
     folder = FOLDER / "idle"
     folder.mkdir()
     nics = (Nic(CABLE_ENDS[Role.PROXY], mac_address(Role.PROXY), world.cable),)
-    hardware = Hardware("idle", folder, 64, Acceleration.TCG, firmware=Firmware.BIOS, nics=nics, cpus=1)
+    hardware = Hardware("idle", folder, 64, Acceleration.TCG, firmware=Firmware.BIOS, nics=nics)
     machine = Chassis(hardware, world.tools, reports=folder, network=world.network_of(Role.PROXY))
     machine.start()
     try:

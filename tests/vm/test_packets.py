@@ -34,9 +34,7 @@ def test_packets_are_kept_beside_a_capture_that_was_asked_for(
             image.write_bytes((SPELLER.ljust(510, b"\0") + b"\x55\xaa").ljust(1 << 20, b"\0"))
             overlay(world.tools, raw(image), disk)
             nics = (Nic(CABLE_ENDS[Role.PROXY], "52:54:00:00:00:01", world.cable),)
-            hardware = Hardware(
-                "speller", folder, 64, Acceleration.TCG, disk, firmware=Firmware.BIOS, nics=nics, cpus=1
-            )
+            hardware = Hardware("speller", folder, 64, Acceleration.TCG, disk, firmware=Firmware.BIOS, nics=nics)
             place = world.network_of(Role.PROXY)
             machine = Chassis(hardware, world.tools, reports=folder, network=place)
             machine.start()

@@ -42,7 +42,7 @@ def wait_for_letters(machine: Chassis, count: int) -> None:
 
 
 def speller(tools: Tools, folder: Path, disk: Path, ram: Path | None) -> Chassis:
-    hardware = Hardware("speller", folder, 64, Acceleration.TCG, disk, firmware=Firmware.BIOS, ram=ram, cpus=1)
+    hardware = Hardware("speller", folder, 64, Acceleration.TCG, disk, firmware=Firmware.BIOS, ram=ram)
     return Chassis(hardware, tools, reports=folder)
 
 
