@@ -202,8 +202,8 @@ def _processor(hardware: Hardware) -> list[str]:
         return ["-accel", "kvm", "-cpu", "host", "-smp", "2"]
     # The oldest processor that Debian runs on. With a newer one Rspamd compiles its list of domains by Hyperscan at the
     # first start: 10 s of a real processor, minutes of an emulated one.
-    # One of them: what several may run at once is translated to slower code, and the timer of a second one was seen never
-    # to fire (QEMU 10), at which the kernel hangs.
+    # One of them: what several may run at once is translated to slower code, and the timer of a second one was seen
+    # never to fire (QEMU 10), at which the kernel hangs.
     return ["-accel", "tcg", "-cpu", "qemu64,+rdrand", "-smp", "1"]
 
 
