@@ -1,7 +1,9 @@
-"""The small system that takes over a running one: a kernel, an initrd that stays, and what starts them by kexec."""
+"""The small system that takes over a running one: a kernel, an initrd that stays, and what starts them there."""
 
 from dataclasses import dataclass
 from pathlib import Path
+
+from zstandard import ZstdDecompressor
 
 from imagebuilder.build import mkosi
 from imagebuilder.build.toolchain import extract
@@ -30,8 +32,14 @@ class Installer:
 
     @property
     def kit(self) -> Path:
-        """A tar archive of what runs on the system that is left: ld.so, kexec, cpio and their libraries."""
+        """A tar archive of what runs on the system that is left: ld.so, kexec, cpio, zstd and their libraries."""
         return self.folder / "kit.tar"
+
+    @property
+    def unpacked_bytes(self) -> int:
+        """Size of the initrd's cpio: what its files hold, which in memory take whole pages, a twentieth more."""
+        with self.initrd.open("rb") as packed, ZstdDecompressor().stream_reader(packed) as cpio:
+            return sum(len(piece) for piece in iter(lambda: cpio.read(2**20), b""))
 
     @property
     def drivers(self) -> frozenset[str]:

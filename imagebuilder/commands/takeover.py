@@ -23,7 +23,16 @@ from imagebuilder.shipping.remote import Address, LostError, Shell, connected
 from imagebuilder.shipping.takeover import facts as facts_of
 from imagebuilder.shipping.takeover.itinerary import Itinerary
 from imagebuilder.shipping.takeover.network import CREDENTIAL, settings_file
-from imagebuilder.shipping.takeover.passage import arrive, is_installer, leave, load, settings_of, stay
+from imagebuilder.shipping.takeover.passage import (
+    arrive,
+    is_installer,
+    leave,
+    load,
+    require_released,
+    sent_bytes,
+    settings_of,
+    stay,
+)
 from imagebuilder.shipping.takeover.preflight import UnfitError, Wanted, judged
 from imagebuilder.store.folder import Store, Used
 from imagebuilder.topology import Role, Topology, load_topology
@@ -105,6 +114,7 @@ def made_ready(address: Address, cargo: Cargo, options: Options, agree: Callable
     cargo = take_over(connect, cargo, installer, way)
     with connect() as shell:
         disk = same_disk(far_disks(shell), disk)
+        require_released(shell, disk.path)
         stay(shell)
     return Ready(cargo, disk, way)
 
@@ -139,14 +149,20 @@ def itinerary(shell: Shell, cargo: Cargo, installer: Installer, options: Options
     facts = facts_of.facts(shell.text(facts_of.script(port_25=options.port_25)))
     image = cargo.cleared.image
     wanted = Wanted(
-        topology.proxy, needed_bytes(image), installer.drivers, disk=options.disk, keep_network=options.keep_network
+        topology.proxy,
+        needed_bytes(image),
+        installer.drivers,
+        installer.unpacked_bytes,
+        disk=options.disk,
+        keep_network=options.keep_network,
     )
+    judgement = judged(facts, wanted)
     return Itinerary(
         where=str(shell.address),
         image=f"the {image.role} of generation {cargo.cleared.generation.number}",
         facts=facts,
-        judgement=judged(facts, wanted),
-        installer_bytes=sum(path.stat().st_size for path in (installer.kernel, installer.initrd, installer.kit)),
+        judgement=judgement,
+        installer_bytes=sent_bytes(installer, judgement.way),
         image_bytes=cargo.on_disk().data_bytes(),
         patience_min=PATIENCE_MIN,
     )
@@ -181,10 +197,11 @@ def take_over(
     run = secrets.token_hex(8)
     keys = load_topology(cargo.cleared.generation.topology).admin.ssh_keys
     with connect() as shell:
-        folder = load(shell, installer, settings_of(judgement.network, run=run, patience_min=PATIENCE_MIN, keys=keys))
+        settings = settings_of(judgement.network, run=run, patience_min=PATIENCE_MIN, keys=keys)
+        folder = load(shell, installer, settings, judgement.way)
         say("the installer is loaded: the old system shuts down")
         with suppress(LostError):  # when it is quick
-            leave(shell, folder)
+            leave(shell, folder, judgement.way)
     arrive(connect, run, within_s=PATIENCE_MIN * 60 + START_S)
     if not judgement.carries_network:
         return cargo

@@ -76,6 +76,8 @@ def said(**about: str) -> str:
         "kexec": "0",
         "kexec_disabled": "0",
         "lockdown": "[none] integrity confidentiality",
+        "selinux": "",
+        "systemd": "Version=257.9-1~deb13u1",
         "root": "ext4",
         "disks": lsblk("vda"),
         "addresses": json.dumps([LOOPBACK, STATIC]),
@@ -104,5 +106,6 @@ def wanted(**further: object) -> Wanted:
         "proxy": proxy(),
         "disk_bytes": 3 * 10**9,
         "drivers": frozenset({"virtio_net", "virtio_blk"}),
+        "unpacked_bytes": 97 * 10**6,
     }
     return Wanted(**(plain | further))

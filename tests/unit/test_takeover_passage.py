@@ -9,7 +9,7 @@ import pytest
 
 from imagebuilder.shipping.takeover.itinerary import Itinerary
 from imagebuilder.shipping.takeover.network import network_of
-from imagebuilder.shipping.takeover.passage import IDENTITY, RUN_FILE, settings_of, stage_script
+from imagebuilder.shipping.takeover.passage import HELD, IDENTITY, RUN_FILE, SOFT_REBOOT, settings_of, stage_script
 from imagebuilder.shipping.takeover.preflight import judged
 from tests.unit.takeovers import proxy, stock, wanted
 
@@ -120,9 +120,36 @@ def test_the_installer_is_told_its_network_its_run_and_its_patience() -> None:
     files = settings_of(network_of(stock()), run="abc", patience_min=7, keys=("ssh-ed25519 AAAA owner",))
 
     assert files[RUN_FILE] == "abc\n"
-    assert "Address=198.18.0.10/24" in files["etc/systemd/network/10-uplink.network"]
+    assert "Address=198.18.0.10/24" in files["etc/systemd/network/00-uplink.network"]
     assert files["etc/systemd/system/give-up.timer.d/patience.conf"] == "[Timer]\nOnActiveSec=\nOnActiveSec=7min\n"
     assert files["etc/ssh/authorized_keys.d/root"] == "ssh-ed25519 AAAA owner\n"
+
+
+def fakes(folder: Path, **programs: str) -> str:
+    """Return a PATH on which *programs* come first."""
+    for name, script in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def test_a_soft_reboot_is_asked_for_and_a_refusal_is_told(tmp_path: Path) -> None:
+    done = run(SOFT_REBOOT, PATH=fakes(tmp_path, systemctl="echo $*"))
+    assert (done.returncode, done.stdout) == (0, "--no-block soft-reboot\n")
+
+    done = run(SOFT_REBOOT, PATH=fakes(tmp_path, systemctl="echo an inhibitor; exit 1", umount="exit 1"))
+    assert (done.returncode, done.stdout) == (1, "an inhibitor\n")
+
+
+@pytest.mark.parametrize(("busy", "told"), [(0, ""), (2, ""), (9, "held\n")])
+def test_a_disk_is_written_to_when_the_kernel_has_let_go_of_it(tmp_path: Path, busy: int, told: str) -> None:
+    blockdev = f"echo $* >>{tmp_path}/asked; [ $(grep -c . {tmp_path}/asked) -gt {busy} ] || echo Resource busy >&2"
+    path = fakes(tmp_path, blockdev=blockdev, swapoff="exit 1", sleep=":")
+
+    done = run(HELD.replace("@DISK@", "/dev/vda").replace("@SECONDS@", "5"), PATH=path)
+
+    assert (done.returncode, done.stdout) == (0, told)
+    assert set((tmp_path / "asked").read_text().splitlines()) == {"--rereadpt /dev/vda"}
 
 
 def test_a_dry_run_tells_machine_remarks_and_every_step() -> None:
@@ -135,6 +162,16 @@ def test_a_dry_run_tells_machine_remarks_and_every_step() -> None:
     steps = [line for line in text if line[:1].isdigit()]
     assert [step.split(" ")[1] for step in steps] == ["send", "load", "shut", "overwrite", "start"]
     assert steps[3].startswith("4. overwrite /dev/vda with the proxy of generation 3 (300 MiB of data) and its secrets")
+
+
+def test_a_dry_run_tells_that_the_old_kernel_stays_where_it_does() -> None:
+    itinerary = way(kexec_disabled="1")
+    text = itinerary.text()
+
+    assert "  note: kexec: it is switched off until the next start" in text
+    assert "\n2. unpack it in memory, at /run/nextroot, and remove the folder\n" in text
+    assert "\n3. shut the old system down but for its kernel, which stays until the new one starts, and enter" in text
+    assert (way().told()["way"], itinerary.told()["way"]) == ("kexec", "soft-reboot")
 
 
 def test_a_dry_run_shows_the_settings_that_are_carried_over() -> None:

@@ -1,6 +1,7 @@
 """Which running machines can become a proxy, and what is said of the others: everything at once."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from imagebuilder.commands.takeover import is_running_from, same_disk
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.shipping.disks import parsed
 from imagebuilder.shipping.takeover.facts import script
-from imagebuilder.shipping.takeover.preflight import UnfitError, judged
+from imagebuilder.shipping.takeover.preflight import UnfitError, Way, judged
 from tests.unit.takeovers import LOOPBACK, STATIC, address, card, lsblk, proxy, stock, wanted
 
 
@@ -38,9 +39,6 @@ IN_THE_WAY = (
     ("memory", FULL, "memory", "88 MiB are free, 250 are needed: stop something"),
     ("secure_boot", "   1", "firmware", "Secure Boot is on, and the image is not signed"),
     ("missing", "tar", "programs", "it lacks tar"),
-    ("kexec", "", "kexec", "its kernel was built without it"),
-    ("kexec_disabled", "1", "kexec", "it is switched off until the next start (kernel.kexec_load_disabled is 1)"),
-    ("lockdown", "none [integrity] confidentiality", "kexec", "its kernel is locked down (integrity)"),
     (
         "disks",
         lsblk("vda", size=10**9),
@@ -62,8 +60,66 @@ def test_what_is_in_the_way_is_named(about: str, said: str, place: str, message:
     assert found[place].startswith(message)
 
 
+WITHOUT_KEXEC = (
+    ("kexec", "", "its kernel was built without it"),
+    ("kexec_disabled", "1", "it is switched off until the next start (kernel.kexec_load_disabled is 1)"),
+    ("lockdown", "none [integrity] confidentiality", "its kernel is locked down (integrity)"),
+)
+
+
+@pytest.mark.parametrize(("about", "said", "why"), WITHOUT_KEXEC)
+def test_without_kexec_a_machine_is_left_by_soft_reboot_if_its_systemd_can(about: str, said: str, why: str) -> None:
+    facts = stock(**{about: said})
+    judgement = judged(facts, wanted())
+
+    assert (judgement.problems, judgement.way) == ((), Way.SOFT_REBOOT)
+    assert judgement.remarks == (
+        f"kexec: {why}; the system is left by soft-reboot, and its kernel stays until the new one starts",
+    )
+    in_the_way = {
+        "a soft-reboot in its place takes systemd 254: there is 252": replace(facts, systemd=252),
+        "a soft-reboot in its place takes systemd 254: there is none": replace(facts, systemd=0),
+        "SELinux is in the way of a soft-reboot in its place: setenforce 0": replace(facts, enforcing=True),
+    }
+    for reason, other in in_the_way.items():
+        (problem,) = judged(other, wanted()).problems
+        assert (problem.place, problem.message) == ("kexec", f"{why}, and {reason}")
+
+
+def test_a_machine_with_kexec_is_left_by_it_whatever_else_it_has() -> None:
+    for further in ({}, {"systemd": ""}, {"systemd": "Version=252-46.el9"}, {"selinux": "1"}):
+        judgement = judged(stock(**further), wanted())
+        assert (judgement.problems, judgement.remarks, judgement.way) == ((), (), Way.KEXEC)
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [("Version=257.9-1~deb13u1", 257), ("Version=255.4-1ubuntu8.10", 255), ("Version=252-46.el9", 252), ("", 0)],
+)
+def test_the_version_of_systemd_is_understood_as_distributions_write_it(said: str, version: int) -> None:
+    assert stock(systemd=said).systemd == version
+
+
+def test_a_soft_reboot_takes_the_memory_of_the_unpacked_installer() -> None:
+    def memory(available_mib: int) -> str:
+        return f"MemTotal: 989184 kB\nMemAvailable: {available_mib * 1024} kB"
+
+    assert places(memory=memory(200)) == {"memory": "200 MiB are free, 250 are needed: stop something"}
+    assert places(memory=memory(200), kexec="") == {}
+    assert places(memory=memory(190), kexec="") == {"memory": "190 MiB are free, 193 are needed: stop something"}
+
+
+def test_what_the_old_kernel_keeps_is_in_the_way_of_a_soft_reboot_alone() -> None:
+    volumes = json.loads(lsblk("vda"))
+    (partition,) = volumes["blockdevices"][0]["children"]
+    partition["children"] = [{**partition, "path": "/dev/mapper/vg-root", "type": "lvm", "children": []}]
+
+    assert places(disks=json.dumps(volumes)) == {}
+    assert places(disks=json.dumps(volumes), kexec="") == {"disk": "/dev/vda: it is in use by /dev/mapper/vg-root"}
+
+
 def test_everything_in_the_way_is_told_at_once() -> None:
-    facts = stock(architecture="i686", user="1000", kexec="", disks="", routes="[]", routes6="[]")
+    facts = stock(architecture="i686", user="1000", kexec="", systemd="", disks="", routes="[]", routes6="[]")
     problems = judged(facts, wanted()).problems
 
     assert [problem.place for problem in problems] == ["architecture", "rights", "kexec", "disk", "network"]
@@ -149,6 +205,8 @@ def test_a_card_that_is_no_hardware_is_refused_but_for_a_bridge_over_one() -> No
     tap = card(name="tap0", master="br0", linkinfo={"info_kind": "tun"})
     found = places(addresses=json.dumps([bridge, card(master="br0"), tap]), routes=routes, routes6=routes6)
     assert found == {}
+    found = places(addresses=json.dumps([bridge, card(master="br0")]), routes=routes, routes6=routes6, kexec="")
+    assert found == {"network": "its addresses are those of br0, which only kexec ends"}
 
 
 def test_a_machine_runs_from_a_disk_when_its_root_is_there() -> None:

@@ -26,6 +26,7 @@ from imagebuilder.shipping.far_disk import far_disks, restart
 from imagebuilder.shipping.gate import Cleared
 from imagebuilder.shipping.remote import Address, RemoteError, connected
 from imagebuilder.shipping.takeover.passage import arrive, leave, load, settings_of
+from imagebuilder.shipping.takeover.preflight import Way
 from imagebuilder.shipping.transfer import upload
 from imagebuilder.topology import Role
 from imagebuilder.vm.disks import overlay, raw
@@ -75,8 +76,11 @@ def bed(site: Site, name: str) -> Iterator[Session]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def stock_machine(site: Site, running: Session, address: IPv4Interface) -> tuple[Machine, Address]:
-    """Return a running stock Debian with *address* as a provider sets it up, and how its owner reaches it."""
+def stock_machine(site: Site, running: Session, address: IPv4Interface, way: Way) -> tuple[Machine, Address]:
+    """Return a running stock Debian with *address* as a provider sets it up, and how its owner reaches it.
+
+    By *way* its kernel has kexec or is kept from it.
+    """
     tools, proxy = running.subject.tools, running.subject.topology.proxy
     disk = running.disks / "stock.qcow2"
     overlay(tools, raw(site.stock), disk)
@@ -93,6 +97,8 @@ def stock_machine(site: Site, running: Session, address: IPv4Interface) -> tuple
     machine.succeed("mkdir -p -m 0700 /root/.ssh")
     machine.write_file("/root/.ssh/authorized_keys", f"{public}\n".encode(), mode="0600")
     machine.succeed("networkctl reload && systemctl restart ssh", timeout_s=60)
+    if way is Way.SOFT_REBOOT:
+        machine.succeed("echo 1 >/proc/sys/kernel/kexec_load_disabled")
     key = machine.read_file("/etc/ssh/ssh_host_ed25519_key.pub").decode()
     (running.disks / "known_hosts").write_text(f"{address.ip} {key}")
     there = Address(
@@ -122,9 +128,10 @@ def cargo_of(site: Site, running: Session) -> Cargo:
     return Cargo(cleared, subject.tools, credentials(running.credentials.secrets, subject.topology, Role.PROXY))
 
 
-def test_a_stock_debian_becomes_the_proxy_with_the_network_that_it_had_and_mail_flows(site: Site) -> None:
+@pytest.mark.parametrize("way", Way)
+def test_a_stock_debian_becomes_the_proxy_with_the_network_that_it_had_and_mail_flows(site: Site, way: Way) -> None:
     def work() -> None:
-        with bed(site, "becomes") as running:
+        with bed(site, f"becomes-{way}") as running:
             began = time.monotonic()
 
             def passed(what: str) -> None:
@@ -132,7 +139,7 @@ def test_a_stock_debian_becomes_the_proxy_with_the_network_that_it_had_and_mail_
 
             proxy = running.subject.topology.proxy
             # As some providers have it: a single address whose router is reached on the link all the same.
-            machine, there = stock_machine(site, running, IPv4Interface((proxy.ipv4.ip, 32)))
+            machine, there = stock_machine(site, running, IPv4Interface((proxy.ipv4.ip, 32)), way)
             passed("the stock system runs")
             machines = [machine]
             try:
@@ -143,6 +150,7 @@ def test_a_stock_debian_becomes_the_proxy_with_the_network_that_it_had_and_mail_
                     assert ready.disk is not None
                     assert ready.way is not None
                     assert ready.way.judgement.carries_network
+                    assert ready.way.judgement.way is way
                     with connected(there) as shell:
                         say(shell.text("head -3 /proc/meminfo; df -k / | tail -1; uname -r"))
                         assert not is_running_from(far_disks(shell))
@@ -182,21 +190,23 @@ def test_a_stock_debian_becomes_the_proxy_with_the_network_that_it_had_and_mail_
     inside(work)
 
 
-def test_a_machine_whose_operator_does_not_come_back_runs_its_old_system_again(site: Site) -> None:
+@pytest.mark.parametrize("way", Way)
+def test_a_machine_whose_operator_does_not_come_back_runs_its_old_system_again(site: Site, way: Way) -> None:
     def work() -> None:
-        with bed(site, "returns") as running:
+        with bed(site, f"returns-{way}") as running:
             proxy = running.subject.topology.proxy
-            machine, there = stock_machine(site, running, proxy.ipv4)
+            machine, there = stock_machine(site, running, proxy.ipv4, way)
             try:
                 with running.world.user.entered():
                     cargo = cargo_of(site, running)
                     with connected(there) as shell:
-                        way = itinerary(shell, cargo, site.installer, Options())
-                        require_fit(way)
-                        assert not way.judgement.carries_network
-                        assert way.judgement.network is not None
-                        settings = settings_of(way.judgement.network, run="left-alone", patience_min=2, keys=())
-                        leave(shell, load(shell, site.installer, settings))
+                        found = itinerary(shell, cargo, site.installer, Options())
+                        require_fit(found)
+                        judgement = found.judgement
+                        assert (judgement.way, judgement.carries_network) == (way, False)
+                        assert judgement.network is not None
+                        settings = settings_of(judgement.network, run="left-alone", patience_min=2, keys=())
+                        leave(shell, load(shell, site.installer, settings, way), way)
                     patience = running.accelerator.patience
                     arrive(lambda: connected(there), "left-alone", within_s=patience.seconds(60))
                     assert hostname(there) == "installer"

@@ -31,6 +31,8 @@ od -An -tu1 -j4 -N1 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d
 about kexec; cat /sys/kernel/kexec_loaded 2>/dev/null || true
 about kexec-disabled; cat /proc/sys/kernel/kexec_load_disabled 2>/dev/null || true
 about lockdown; cat /sys/kernel/security/lockdown 2>/dev/null || true
+about selinux; cat /sys/fs/selinux/enforce 2>/dev/null || true
+about systemd; [ ! -d /run/systemd/system ] || systemctl show --property=Version 2>/dev/null || true
 about root; awk '$2 == "/" { fs = $3 } END { print fs }' /proc/mounts
 about disks
 lsblk --json --bytes --output @COLUMNS@ 2>/dev/null || lsblk --json --bytes --output @OLD_COLUMNS@ 2>/dev/null || true
@@ -105,6 +107,10 @@ class Facts:
     kexec_disabled: bool
     lockdown: str
     """none, integrity or confidentiality; empty: the kernel knows none."""
+    enforcing: bool
+    """Whether SELinux keeps to a policy."""
+    systemd: int
+    """Version of the systemd that is process 1; 0: another program is."""
     root: str
     """Type of the file system at /."""
     disks: tuple[Disk, ...]
@@ -140,6 +146,7 @@ def facts(said: str) -> Facts:
     memory = dict(re.findall(r"^(\w+):\s+(\d+)", about.get("memory", ""), re.MULTILINE))
     drivers = (words for text in about.get("drivers", "").splitlines() if len(words := text.split()) == 2)
     lockdown = re.search(r"\[(\w+)\]", about.get("lockdown", ""))
+    systemd = re.search(r"\d+", line("systemd"))
     return Facts(
         architecture=line("architecture"),
         uid=int(line("user") or -1),
@@ -152,6 +159,8 @@ def facts(said: str) -> Facts:
         can_kexec=bool(line("kexec")),
         kexec_disabled=line("kexec-disabled") == "1",
         lockdown=lockdown[1] if lockdown else "",
+        enforcing=line("selinux") == "1",
+        systemd=int(systemd[0]) if systemd else 0,
         root=line("root"),
         disks=parsed(text) if (text := about.get("disks", "").strip()) else (),
         cards=tuple(map(_card, _json(about.get("addresses", "")))),

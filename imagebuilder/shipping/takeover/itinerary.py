@@ -4,7 +4,17 @@ from dataclasses import asdict, dataclass
 
 from imagebuilder.shipping.takeover.facts import Facts
 from imagebuilder.shipping.takeover.network import settings_file, told
-from imagebuilder.shipping.takeover.preflight import Judgement
+from imagebuilder.shipping.takeover.preflight import Judgement, Way
+
+PASSAGES = {
+    Way.KEXEC: ("load it by kexec, and remove the folder", "shut the old system down and enter the installer"),
+    Way.SOFT_REBOOT: (
+        "unpack it in memory, at /run/nextroot, and remove the folder",
+        "shut the old system down but for its kernel, which stays until the new one starts, and enter the installer by "
+        "soft-reboot",
+    ),
+}
+"""How the installer is made ready there, and how it is entered."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +50,12 @@ class Itinerary:
         """What is done, a sentence each; only the second last can't be undone."""
         disk = self.judgement.disk.path if self.judgement.disk else "the disk"
         size = f"{self.installer_bytes / 2**20:,.0f} MiB"
+        ready, enter = PASSAGES[self.judgement.way]
         network = "with the network settings that it has now"
         return (
             f"send the installer ({size}) to a folder in the machine's memory, {network} and its own host keys",
-            "load it by kexec, and remove the folder",
-            f"shut the old system down and enter the installer; it returns if nobody comes for {self.patience_min} min",
+            ready,
+            f"{enter}; it returns if nobody comes for {self.patience_min} min",
             f"overwrite {disk} with {self.image} ({self.image_bytes / 2**20:,.0f} MiB of data) and its secrets"
             + (", and the network settings beside them" if self.judgement.carries_network else "")
             + ", and read everything back",
@@ -69,6 +80,7 @@ class Itinerary:
             "machine": self.facts.machine,
             "firmware": self.facts.firmware,
             "memory_bytes": self.facts.memory_bytes,
+            "way": judgement.way,
             "disk": asdict(judgement.disk) if judgement.disk else None,
             "network": told(judgement.network) if judgement.network else None,
             "port_25": self.facts.port_25 or None,

@@ -1,4 +1,4 @@
-"""The way from a running Linux into the installer: sent, loaded by kexec, entered, found again. Runs scripts there.
+"""The way from a running Linux into the installer: sent, loaded, entered, found again. Runs scripts there.
 
 Until the installer is entered, nothing of the running system is touched but a folder in its memory. The installer
 returns to that system by itself when nobody comes; whoever writes stops that clock first.
@@ -18,6 +18,7 @@ from imagebuilder.run import say
 from imagebuilder.shipping.progress import Progress
 from imagebuilder.shipping.remote import LostError, RemoteError, Shell
 from imagebuilder.shipping.takeover.network import Network, settings_file
+from imagebuilder.shipping.takeover.preflight import Way
 
 RUN_FILE = "etc/imagebuilder/run"
 """Where the installer says which run it belongs to."""
@@ -39,6 +40,16 @@ PLACES = ("/dev/shm", "/run", "/tmp", "/var/tmp", "/root")
 PIECE_BYTES = 2**20
 LOOK_S = 3.0
 """Seconds between two looks whether the installer is there."""
+HELD_S = 20
+"""Longest wait for the kernel to let go of a disk, which udev too looks at for a moment."""
+WRITTEN_BYTES = 64 * 2**20
+"""What an unpacked installer may write into its own tree, and what files lose as they take whole pages."""
+
+FORGET = r"""
+while grep -q '^imagebuilder /run/nextroot ' /proc/mounts; do umount /run/nextroot || break; done
+rmdir /run/nextroot 2>/dev/null || true
+"""
+"""Takes an unpacked installer away, which an ordinary reboot would enter as well (systemd 256)."""
 
 STAGE = r"""(
 set -eu
@@ -88,7 +99,7 @@ grep -q '^[^#]' tree/etc/ssh/authorized_keys.d/root || { echo "root has no autho
 cd tree
 find . | ../ld.so --library-path .. ../cpio --quiet -o -H newc -R 0:0 >../initrd
 )"""
-"""Begins the initrd with what is this machine's own: its keys never leave it."""
+"""Packs what is this machine's own, as the beginning of an initrd: its keys never leave it."""
 
 LOAD = r"""(
 set -eu
@@ -98,6 +109,24 @@ cd @FOLDER@
 rm -r vmlinuz initrd tree
 )"""
 
+UNPACK = rf"""(
+set -eu
+cd @FOLDER@
+{FORGET}
+mkdir -p /run/nextroot
+mount -t tmpfs -o mode=0755,size=@SIZE@ imagebuilder /run/nextroot
+grep -q '^imagebuilder /run/nextroot ' /proc/1/mounts || {{ echo "process 1 sees other mounts than a login"; exit 1; }}
+unpack() {{
+    ./ld.so --library-path . ./cpio --quiet --extract --make-directories --unconditional --directory=/run/nextroot
+}}
+# As from one initrd: of two files of the same name the installer's stays.
+unpack <initrd
+./ld.so --library-path . ./zstd -dc installer | unpack
+# What COMMAND_LINE says to a kernel that is started: nothing has to be made anew.
+touch /run/nextroot/etc/.updated /run/nextroot/var/.updated
+rm -r @FOLDER@
+)"""
+
 LEAVE = r"""
 if [ -d /run/systemd/system ]; then
     systemctl --no-block kexec
@@ -105,6 +134,22 @@ else
     (sleep 1; sync; echo u >/proc/sysrq-trigger; cd @FOLDER@; ./ld.so --library-path . ./kexec --exec) >/dev/null 2>&1 &
 fi
 """
+
+SOFT_REBOOT = rf"""(
+systemctl --no-block soft-reboot || {{ {FORGET} exit 1; }}
+)"""
+
+HELD = r"""(
+# Swap that the old system found no room to empty.
+swapoff -a 2>/dev/null || true
+seconds=@SECONDS@
+# Busy is a disk too of which a file system is left that is mounted nowhere to be seen, as by a process that lived on.
+while blockdev --rereadpt @DISK@ 2>&1 | grep -q -i busy; do
+    [ $seconds -gt 0 ] || { echo held; break; }
+    seconds=$((seconds - 1))
+    sleep 1
+done
+)"""
 
 Connect = Callable[[], AbstractContextManager[Shell]]
 
@@ -116,7 +161,8 @@ class PassageError(ImagebuilderError):
 def settings_of(network: Network, *, run: str, patience_min: int, keys: tuple[str, ...]) -> dict[str, str]:
     """Return the files that the installer has for this one run, by path. Pure."""
     return {
-        "etc/systemd/network/10-uplink.network": settings_file(network, fixed=True),
+        # Before those that the old system has left in /run.
+        "etc/systemd/network/00-uplink.network": settings_file(network, fixed=True),
         "etc/systemd/system/give-up.timer.d/patience.conf": f"[Timer]\nOnActiveSec=\nOnActiveSec={patience_min}min\n",
         "etc/ssh/authorized_keys.d/root": "".join(f"{key}\n" for key in keys),
         RUN_FILE: f"{run}\n",
@@ -128,10 +174,21 @@ def stage_script(room_bytes: int, places: tuple[str, ...] = PLACES) -> str:
     return STAGE.replace("@ROOM_KB@", str(room_bytes // 1024)).replace("@PLACES@", shlex.join(places))
 
 
-def load(shell: Shell, installer: Installer, settings: Mapping[str, str]) -> str:
+def parts(installer: Installer, way: Way) -> dict[str, Path]:
+    """Return what is sent of *installer* beside its kit, by the name that it is appended to over there. Pure."""
+    if way is Way.SOFT_REBOOT:
+        return {"installer": installer.initrd}
+    return {"vmlinuz": installer.kernel, "initrd": installer.initrd}
+
+
+def sent_bytes(installer: Installer, way: Way) -> int:
+    """Return how much is sent of *installer*, its kit with it."""
+    return sum(path.stat().st_size for path in (installer.kit, *parts(installer, way).values()))
+
+
+def load(shell: Shell, installer: Installer, settings: Mapping[str, str], way: Way) -> str:
     """Send *installer* and have it loaded; return the folder over there. The system there goes on as before."""
-    parts = (installer.kernel, installer.initrd)
-    total = sum(path.stat().st_size for path in (*parts, installer.kit))
+    total = sent_bytes(installer, way)
     folder = shell.text(stage_script(total * 5 // 4))
     place = shlex.quote(folder)
     progress = Progress(f"sending the installer to {shell.address}", total)
@@ -151,20 +208,23 @@ def load(shell: Shell, installer: Installer, settings: Mapping[str, str]) -> str
         send(installer.kit.read_bytes(), f"| tar -xf - -C {place}")
         send(_archive(settings), f"| tar -xf - -C {place}")
         shell.text(IDENTITY.replace("@FOLDER@", place))
-        send(installer.kernel.read_bytes(), f">{place}/vmlinuz")
-        send(installer.initrd.read_bytes(), f">>{place}/initrd")
+        for name, path in parts(installer, way).items():
+            send(path.read_bytes(), f">>{place}/{name}")
         progress.end()
-        command = shlex.quote(" ".join(COMMAND_LINE))
-        shell.text(LOAD.replace("@FOLDER@", place).replace("@COMMAND_LINE@", command))
+        if way is Way.SOFT_REBOOT:
+            script = UNPACK.replace("@SIZE@", str(installer.unpacked_bytes + WRITTEN_BYTES))
+        else:
+            script = LOAD.replace("@COMMAND_LINE@", shlex.quote(" ".join(COMMAND_LINE)))
+        shell.text(script.replace("@FOLDER@", place))
     except RemoteError:
         _clear(shell, place)
         raise
     return folder
 
 
-def leave(shell: Shell, folder: str) -> None:
+def leave(shell: Shell, folder: str, way: Way) -> None:
     """Let the machine shut its system down in good order and enter the installer."""
-    shell.text(LEAVE.replace("@FOLDER@", shlex.quote(folder)))
+    shell.text(SOFT_REBOOT if way is Way.SOFT_REBOOT else LEAVE.replace("@FOLDER@", shlex.quote(folder)))
 
 
 def arrive(connect: Connect, run: str, *, within_s: float) -> None:
@@ -190,6 +250,15 @@ def arrive(connect: Connect, run: str, *, within_s: float) -> None:
     )
 
 
+def require_released(shell: Shell, disk: Path) -> None:
+    """Return once nothing of the old system uses *disk*; raise PassageError when something goes on doing so."""
+    if shell.text(HELD.replace("@DISK@", shlex.quote(str(disk))).replace("@SECONDS@", str(HELD_S))) == "held":
+        raise PassageError(
+            f"the old system's kernel does not let go of {disk}: nothing was written",
+            hint="the machine returns to its old system by itself",
+        )
+
+
 def stay(shell: Shell) -> None:
     """Stop the clock by which the installer returns to the old system: it is about to be overwritten."""
     shell.text("systemctl stop give-up.timer")
@@ -209,7 +278,7 @@ def is_installer(shell: Shell) -> bool:
 def _clear(shell: Shell, place: str) -> None:
     """Remove what was sent, if there is still a way to."""
     try:
-        shell.text(f"rm -rf {place}")
+        shell.text(f"rm -rf {place}{FORGET}")
     except RemoteError:
         say(f"{shell.address} still has {place}, of which nothing is used")
 

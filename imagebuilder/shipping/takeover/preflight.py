@@ -1,7 +1,8 @@
 """Whether a running Linux can be taken over, judged before anything is touched. Pure."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 
 from imagebuilder.errors import ExitStatus, ImagebuilderError, Problem
@@ -22,7 +23,20 @@ MEMORY_BYTES = 900 * 2**20
 """What a machine of 1 GB shows of it, its kernel and what firmware keeps being left out."""
 FREE_BYTES = 250 * 2**20
 """Room for the installer twice: as files, and as what the kernel keeps to start from."""
+SPARE_BYTES = 100 * 2**20
+"""Room beside the unpacked installer: for what it is sent as, and for the old system until that has ended."""
+SOFT_REBOOT_SYSTEMD = 254
+"""The first with a soft-reboot."""
 RESCUE = "boot the provider's rescue system, and upload to that"
+
+
+class Way(StrEnum):
+    """How the old system is left."""
+
+    KEXEC = "kexec"
+    """Its kernel starts that of the installer."""
+    SOFT_REBOOT = "soft-reboot"
+    """Its kernel stays, and its systemd goes on in the installer's tree when everything else has ended."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,8 @@ class Wanted:
     """The smallest disk that the image can go to."""
     drivers: frozenset[str]
     """What the image's kernel has."""
+    unpacked_bytes: int
+    """What the installer's files hold."""
     disk: Path | None = None
     """The disk that the operator names; None: that of the topology, or the only one."""
     keep_network: bool = False
@@ -52,6 +68,7 @@ class Judgement:
     network: Network | None
     carries_network: bool
     """Whether the new system gets the machine's settings beside its own."""
+    way: Way
 
 
 class UnfitError(ImagebuilderError):
@@ -68,24 +85,30 @@ class UnfitError(ImagebuilderError):
 
 def judged(facts: Facts, wanted: Wanted) -> Judgement:
     """Return whether a machine of these *facts* can become what is *wanted*."""
-    problems = [*_machine(facts), *_kexec(facts)]
-    disk, said = _disk(facts, wanted)
+    way, kexec = _way(facts)
+    problems = [*_machine(facts, FREE_BYTES if way is Way.KEXEC else wanted.unpacked_bytes + SPARE_BYTES)]
+    problems += [Problem("kexec", kexec)] if kexec and way is Way.KEXEC and not facts.container else []
+    disk, said = _disk(facts, wanted, way)
     problems += [Problem("disk", said)] if said else []
     network: Network | None = None
     remarks: list[str] = []
     carries = False
     try:
         network = network_of(facts)
-        card, _ = uplink(facts)
+        card, settings = uplink(facts)
+        if way is Way.SOFT_REBOOT and settings is not card:
+            problems.append(Problem("network", f"its addresses are those of {settings.name}, which only kexec ends"))
         problems += _drivers(facts, wanted, card, disk)
         told, remarks, carries = _network(network, wanted)
         problems += told
     except NoNetworkError as error:
         problems.append(Problem("network", str(error)))
-    return Judgement(tuple(problems), (*remarks, *_port_25(facts)), disk, network, carries)
+    stays = [f"kexec: {kexec}; the system is left by soft-reboot, and its kernel stays until the new one starts"]
+    remarks += stays if way is Way.SOFT_REBOOT else []
+    return Judgement(tuple(problems), (*remarks, *_port_25(facts)), disk, network, carries, way)
 
 
-def _machine(facts: Facts) -> Iterator[Problem]:
+def _machine(facts: Facts, free_bytes: int) -> Iterator[Problem]:
     if facts.architecture != "x86_64":
         yield Problem("architecture", f"it is {facts.architecture}; the images are for x86_64")
     if facts.uid != 0:
@@ -96,8 +119,8 @@ def _machine(facts: Facts) -> Iterator[Problem]:
         )
     if facts.memory_bytes < MEMORY_BYTES:
         yield Problem("memory", f"it has {facts.memory_bytes / 2**20:,.0f} MiB; it takes a machine of 1 GB")
-    elif facts.free_bytes < FREE_BYTES:
-        said = f"{facts.free_bytes / 2**20:,.0f} MiB are free, {FREE_BYTES / 2**20:,.0f} are needed: stop something"
+    elif facts.free_bytes < free_bytes:
+        said = f"{facts.free_bytes / 2**20:,.0f} MiB are free, {free_bytes / 2**20:,.0f} are needed: stop something"
         yield Problem("memory", said)
     if facts.secure_boot:
         yield Problem("firmware", "Secure Boot is on, and the image is not signed: switch it off at the provider's")
@@ -105,20 +128,28 @@ def _machine(facts: Facts) -> Iterator[Problem]:
         yield Problem("programs", f"it lacks {', '.join(facts.missing)}")
 
 
-def _kexec(facts: Facts) -> Iterator[Problem]:
-    if facts.container:
-        return
+def _way(facts: Facts) -> tuple[Way, str]:
+    """Return how the machine is left, and what keeps it from being left by kexec; empty: nothing does."""
     if not facts.can_kexec:
-        yield Problem("kexec", "its kernel was built without it")
+        kexec = "its kernel was built without it"
     elif facts.kexec_disabled:
-        yield Problem("kexec", "it is switched off until the next start (kernel.kexec_load_disabled is 1)")
+        kexec = "it is switched off until the next start (kernel.kexec_load_disabled is 1)"
     elif facts.lockdown in ("integrity", "confidentiality"):
-        yield Problem("kexec", f"its kernel is locked down ({facts.lockdown})")
+        kexec = f"its kernel is locked down ({facts.lockdown})"
+    else:
+        return Way.KEXEC, ""
+    if facts.systemd < SOFT_REBOOT_SYSTEMD:
+        there = f"there is {facts.systemd}" if facts.systemd else "there is none"
+        return Way.KEXEC, f"{kexec}, and a soft-reboot in its place takes systemd {SOFT_REBOOT_SYSTEMD}: {there}"
+    if facts.enforcing:
+        # The policy stays with the kernel, and knows no label of the installer's files.
+        return Way.KEXEC, f"{kexec}, and SELinux is in the way of a soft-reboot in its place: setenforce 0"
+    return Way.SOFT_REBOOT, kexec
 
 
-def _disk(facts: Facts, wanted: Wanted) -> tuple[Disk | None, str]:
+def _disk(facts: Facts, wanted: Wanted, way: Way) -> tuple[Disk | None, str]:
     """Return the disk that is overwritten, and what is the matter if there is none."""
-    unused = tuple(_as_if_left(disk) for disk in facts.disks)
+    unused = tuple(_as_if_left(disk, way) for disk in facts.disks)
     named = wanted.disk or wanted.proxy.boot_disk
     if named is not None:
         disk = next((disk for disk in unused if disk.path == Path(named)), None)
@@ -136,16 +167,15 @@ def _disk(facts: Facts, wanted: Wanted) -> tuple[Disk | None, str]:
     return None, "; ".join(f"{path}: {why}" for path, why in reasons) or "there is none"
 
 
-def _as_if_left(disk: Disk) -> Disk:
+def _as_if_left(disk: Disk, way: Way) -> Disk:
     """Return *disk* as it is once the system that runs from it is gone."""
-    return Disk(
-        path=disk.path, kind=disk.kind, size_bytes=disk.size_bytes, model=disk.model, serial=disk.serial,
-        transport=disk.transport, sector_bytes=disk.sector_bytes, read_only=disk.read_only, contents=disk.contents,
-        part_of=disk.part_of,
-    )  # fmt: skip
+    # What is made of it (LVM, RAID, encryption) is the kernel's, and stays with that.
+    return replace(disk, mounted=(), used_by=() if way is Way.KEXEC else disk.used_by)
 
 
 def _drivers(facts: Facts, wanted: Wanted, card: Card, disk: Disk | None) -> Iterator[Problem]:
+    # The image's kernel is what counts. An old kernel that stays has both in use already, which
+    # is all that an upload needs; its other modules are gone with its root.
     for place, name in (("network", card.name), ("disk", disk.name if disk else "")):
         driver = facts.drivers.get(name)
         if driver and driver not in wanted.drivers:
