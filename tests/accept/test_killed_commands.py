@@ -154,5 +154,5 @@ def test_a_store_stays_sound_whenever_a_command_is_killed(place: Place) -> None:
         cwd=place.folder, capture_output=True, check=False,
     )  # fmt: skip
     # What was pushed is what the last build made, whatever was cut off before.
-    assert pulled.stdout.decode().count("-image\n") == 2, pulled.stderr.decode()
+    assert pulled.stdout.decode().count("-difference\n") == 2, pulled.stderr.decode()
     assert inspect(Store(theirs)).damaged == ()
