@@ -16,9 +16,10 @@ HOST_PACKAGES := apt dpkg debian-archive-keyring python3-venv uidmap util-linux
 TEST_PACKAGES := chromium-headless-shell fonts-dejavu-core openssh-client
 NIGHT_PACKAGES := nmap sslscan swaks
 
-# Tests mostly wait for daemons and machines: two sessions at once halve that. Files stay whole, as what they share is dear.
+# Sessions of tests at once. Those without machines mostly wait, so they are more. Files stay whole: what they share is dear.
 JOBS ?= 2
-SIDE_BY_SIDE := -n $(JOBS) --dist loadfile
+MORE_JOBS ?= 3
+PYTEST := $(BIN)/pytest -q --dist loadfile --reruns 1 -rfER
 
 .PHONY: example test nightly fast lint golden host bench verify clean
 
@@ -31,8 +32,8 @@ test: HOST_PACKAGES += $(TEST_PACKAGES)
 test: $(VENV)/ready host lint $(EXAMPLE)
 	$(BIN)/python -m tests.at_hand $(EXAMPLE)
 	$(BIN)/imagebuilder build -t $(EXAMPLE)
-	$(BIN)/pytest -q $(SIDE_BY_SIDE) --reruns 1 -m "not vm and not nightly" --topology $(EXAMPLE) tests
-	$(BIN)/pytest -q $(SIDE_BY_SIDE) --reruns 1 -m "vm and not nightly" --topology $(EXAMPLE) tests/vm
+	$(PYTEST) -n $(MORE_JOBS) -m "not vm and not nightly" --topology $(EXAMPLE) tests
+	$(PYTEST) -n $(JOBS) -m "vm and not nightly" --topology $(EXAMPLE) tests/vm
 	$(BIN)/imagebuilder test --jobs $(JOBS) --reruns 1 -t $(EXAMPLE)
 
 # What the night does: the reference topology with a lock made afresh, built, built again and compared, tested.
@@ -45,7 +46,7 @@ nightly: $(VENV)/ready host
 	$(BIN)/imagebuilder build -t $(NIGHTLY)
 	$(BIN)/imagebuilder verify -t $(NIGHTLY)
 	$(BIN)/imagebuilder test --jobs $(JOBS) --reruns 1 -t $(NIGHTLY)
-	$(BIN)/pytest -q --reruns 1 -m nightly --topology $(NIGHTLY) tests
+	$(PYTEST) -n $(JOBS) -m nightly --topology $(NIGHTLY) tests
 
 # What needs no image: seconds.
 fast: $(VENV)/ready lint

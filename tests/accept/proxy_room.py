@@ -377,6 +377,7 @@ class Room:
         settings.write_bytes(shown.read_bytes())
         replace_settings(settings, "\n".join(overrides))
         run(["mount", "--bind", str(settings), str(shown)])
+        self.in_root(Role.CLIENT, ["systemd-tmpfiles", "--create", "guests.conf"])
         self.in_root(Role.CLIENT, ["postfix", "start"])
         self.until(lambda: self.answers("proxy", TUNNEL_CLIENT, 25), "Postfix to answer")
 

@@ -180,8 +180,8 @@ def test_a_message_above_the_limit_is_refused_before_it_is_sent(room: Room) -> N
 
     with room.smtp() as session:
         session.ehlo()
-        assert session.esmtp_features["size"] == str(25 * MIB)
-        code, _ = session.mail(EVE, [f"SIZE={25 * MIB + 1}"])
+        assert session.esmtp_features["size"] == str(36 * MIB)
+        code, _ = session.mail(EVE, [f"SIZE={36 * MIB + 1}"])
 
     assert code in (550, 552)
 
