@@ -26,7 +26,8 @@ SERVICES = [
     (Role.CLIENT, "valkey-server"),
     (Role.CLIENT, "unbound"),
 ]
-QUEUE = "/var/lib/haraka-out/queue"
+IN_QUEUE = "ls /var/lib/haraka-out/queue | grep -v '^__tmp__'"
+"""Succeeds when haraka-out has taken a message; what has the other name is still being written, and not answered for."""
 
 
 @pytest.mark.parametrize(("role", "service"), SERVICES)
@@ -57,7 +58,7 @@ def test_after_a_power_cut_of_the_proxy_what_it_had_accepted_goes_out(
     stranger.server.stop()
     try:
         alice.send(stranger.address, "before the cut", "Still there?\n")
-        proxy.wait_until_succeeds(f"ls {QUEUE} | grep .", within_s=20)
+        proxy.wait_until_succeeds(IN_QUEUE, within_s=20)
         proxy.kill()
     finally:
         stranger.server.start()
@@ -75,7 +76,7 @@ def test_while_names_can_not_be_looked_up_mail_waits_and_then_goes_out(
     proxy.succeed("systemctl restart unbound")  # what it knows already would do
     world.dns.go_down()
     replace(alice, server=str(topology.proxy.ipv4.ip)).send(stranger.address, "no names today", "Later.\n")
-    proxy.wait_until_succeeds(f"ls {QUEUE} | grep .", within_s=60)
+    proxy.wait_until_succeeds(IN_QUEUE, within_s=60)
     assert not any(each.subject == "no names today" for each in stranger.server.received())
 
     world.dns.mend()
