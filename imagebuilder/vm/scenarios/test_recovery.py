@@ -27,7 +27,7 @@ SERVICES = [
     (Role.CLIENT, "unbound"),
 ]
 IN_QUEUE = "ls /var/lib/haraka-out/queue | grep -v '^__tmp__'"
-"""Succeeds when haraka-out has taken a message; what has the other name is still being written, and not answered for."""
+"""Succeeds when haraka-out has taken a message; what has the other name is still being written, and not accepted."""
 
 
 @pytest.mark.parametrize(("role", "service"), SERVICES)
