@@ -62,7 +62,8 @@ class Figures:
 def wired(tools: Tools, packages: dict[Role, Path]) -> tuple[ClientRoom, proxy_room.Room]:
     """Return both hosts, running."""
     limits = "[filter]\nsource_messages_per_hour = 1_000_000\n"
-    client = ClientRoom(tools, packages[Role.CLIENT], TOPOLOGY.replace("[filter]\n", limits))
+    roomy = TOPOLOGY.replace("quota_mib = 1\n", "").replace("[filter]\n", limits)
+    client = ClientRoom(tools, packages[Role.CLIENT], roomy)
     client.lay_out()
     client.start()
     site = Site(client.topology, public_keys(client.private), Role.PROXY)
