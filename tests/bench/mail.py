@@ -2,18 +2,21 @@
 
 The daemons are those of the package trees with all filters on, in network namespaces; the tunnel is a plain pair of
 interfaces. The same sender sends the same messages through the proxy and straight to the client's Postfix by turns, so
-that whatever else the machine does weighs on both. Here both hosts share the processors, which in life they do not.
+that whatever else the machine does weighs on both. Each host has one processor of its own, as in life.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import json
+import os
 import socket
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,22 +133,36 @@ def rate(client: ClientRoom, numbers: "itertools.count[int]", *, direct: bool) -
     return MESSAGES / taken
 
 
+def processes_of(root: Path) -> Iterator[Path]:
+    """Yield the folders in /proc of the processes of the host at *root*."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            if (process / "root").readlink() == root:
+                yield process
+
+
 def memory_mib(root: Path) -> float:
     """Return what the processes of the host at *root* have for themselves, shared pages by their share."""
     total = 0
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "root").readlink() == root:
-                rollup = (process / "smaps_rollup").read_text()
-                total += int(rollup.split("\nPss:")[1].split()[0])
-        except OSError:
-            continue  # it has ended
+    for process in processes_of(root):
+        with contextlib.suppress(OSError):
+            total += int((process / "smaps_rollup").read_text().split("\nPss:")[1].split()[0])
     return total / 1024
+
+
+def part(roots: Iterable[Path]) -> None:
+    """Give each of the hosts at *roots* a processor of its own, and what its processes will start with them."""
+    processors = sorted(os.sched_getaffinity(0))
+    for processor, root in zip(processors, roots, strict=False):
+        for thread in (thread for process in processes_of(root) for thread in process.glob("task/*")):
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(int(thread.name), {processor})
 
 
 def measured(tools: Tools, packages: dict[Role, Path]) -> Figures:
     """Return the figures of one run."""
     client, proxy = wired(tools, packages)
+    part((proxy.roots[Role.PROXY], client.root))
     numbers = itertools.count()
     for direct in (True, False):
         rate(client, numbers, direct=direct)
