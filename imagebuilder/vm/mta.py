@@ -14,8 +14,8 @@ from pathlib import Path
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import end, environment
 from imagebuilder.tools import Tools
-from imagebuilder.vm.elsewhere import GONE
 from imagebuilder.vm.host import Host
+from imagebuilder.vm.names import GONE
 from imagebuilder.vm.namespace import entered, has_many_users
 
 READY_S = 30.0

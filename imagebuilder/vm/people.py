@@ -19,9 +19,9 @@ from ipaddress import IPv4Address, IPv6Address
 from imagebuilder.runs.record import Message
 from imagebuilder.topology import Topology
 from imagebuilder.vm import trace
-from imagebuilder.vm.elsewhere import STRANGER_DOMAIN
 from imagebuilder.vm.host import Host
 from imagebuilder.vm.mta import MailServer, Received
+from imagebuilder.vm.names import STRANGER_DOMAIN
 from imagebuilder.vm.verdict import Verdict, judge
 from imagebuilder.vm.waiting import ExpectationError, HopelessError, Patience, Seen, wait_for
 

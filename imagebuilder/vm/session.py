@@ -17,9 +17,9 @@ from imagebuilder.secrets.keys import Secrets
 from imagebuilder.tools import Tools
 from imagebuilder.topology import PublicKeys, Role, Topology
 from imagebuilder.vm.accelerator import Accelerator, find_accelerator
-from imagebuilder.vm.elsewhere import STRANGER_DOMAIN, STS_DOMAIN, foreign_domains
 from imagebuilder.vm.identity import Credentials, bed_credentials, identity_of
 from imagebuilder.vm.mta import MailServer
+from imagebuilder.vm.names import STRANGER_DOMAIN, STS_DOMAIN, foreign_domains
 from imagebuilder.vm.pair import BootTimes, Pair, boots_linux
 from imagebuilder.vm.people import Person, Stranger
 from imagebuilder.vm.qemu import Firmware

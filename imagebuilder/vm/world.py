@@ -33,10 +33,10 @@ from imagebuilder.vm.cables import (
     new_far_ends,
 )
 from imagebuilder.vm.dhcp import Lease, dnsmasq_argv
-from imagebuilder.vm.elsewhere import STRANGER_NAMES, stranger_tlsa, world_records
 from imagebuilder.vm.host import Host
 from imagebuilder.vm.identity import Identity
 from imagebuilder.vm.links import TOOL_S, HomeLine, Link
+from imagebuilder.vm.names import STRANGER_NAMES, stranger_tlsa, world_records
 from imagebuilder.vm.nameserver import NameServer, make_zone_key, root_addresses
 from imagebuilder.vm.namespace import NETWORKS, bind_over, entered, new_network
 from imagebuilder.vm.qemu import Cable, mac_address

@@ -26,9 +26,9 @@ from imagebuilder.dns.published import Finding, NameServers, State, findings
 from imagebuilder.dns.records import reverse_records, zone_records
 from imagebuilder.secrets.keys import Secrets
 from imagebuilder.topology import Topology
-from imagebuilder.vm.elsewhere import STRANGER_DOMAIN
 from imagebuilder.vm.host import Host
 from imagebuilder.vm.mta import MailServer, Received
+from imagebuilder.vm.names import STRANGER_DOMAIN
 from imagebuilder.vm.namespace import has_many_users, inside
 from imagebuilder.vm.people import letter
 from imagebuilder.vm.verdict import Verdict, judge

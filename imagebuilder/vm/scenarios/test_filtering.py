@@ -7,7 +7,7 @@ import smtplib
 import pytest
 
 from imagebuilder.topology import Topology
-from imagebuilder.vm.elsewhere import STRICT_DOMAIN, WARY_DOMAIN
+from imagebuilder.vm.names import STRICT_DOMAIN, WARY_DOMAIN
 from imagebuilder.vm.people import Person, Stranger, letter
 
 pytestmark = pytest.mark.settled

@@ -9,8 +9,8 @@ import pytest
 
 from imagebuilder.services.postfix import alias_targets, owner_rows
 from imagebuilder.topology import Topology
-from imagebuilder.vm.elsewhere import GONE
 from imagebuilder.vm.machine import Machine
+from imagebuilder.vm.names import GONE
 from imagebuilder.vm.people import Person, Stranger, letter
 from imagebuilder.vm.session import Session
 from imagebuilder.vm.world import World

@@ -10,9 +10,9 @@ import pytest
 
 from imagebuilder.dns.records import Record
 from imagebuilder.vm.authority import Issuer
-from imagebuilder.vm.elsewhere import STRANGER_DOMAIN, STS_DOMAIN, stranger_tlsa
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.mta import Received
+from imagebuilder.vm.names import STRANGER_DOMAIN, STS_DOMAIN, stranger_tlsa
 from imagebuilder.vm.people import Person, Stranger
 from imagebuilder.vm.waiting import Seen, wait_for
 from imagebuilder.vm.web import web_site

@@ -176,9 +176,12 @@ def test_large_mail_passes_a_narrow_line_both_ways(stranger: Stranger, alice: Pe
 
 @pytest.mark.usefixtures("narrow")
 def test_a_file_of_25_mib_passes_a_narrow_line(stranger: Stranger, alice: Person, topology: Topology) -> None:
-    limit = max(domain.max_message_mib for domain in topology.mail.domains) - 1
+    if (
+        max(domain.max_message_mib for domain in topology.mail.domains) * 57 < FILE_MIB * 78
+    ):  # as a line of base64 has it
+        pytest.skip(f"no domain of the topology takes a file of {FILE_MIB} MiB")
     message = letter(stranger.address, alice.address, "holiday pictures", "See below.\n")
-    pictures = os.urandom(min(FILE_MIB * MIB, limit * MIB * 57 // 78))  # 57 bytes take a line of base64, and its end
+    pictures = os.urandom(FILE_MIB * MIB)
     message.add_attachment(pictures, maintype="application", subtype="octet-stream", filename="pictures.zip")
 
     with stranger.dialogue() as dialogue:

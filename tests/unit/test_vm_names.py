@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.topology import load_topology
-from imagebuilder.vm.elsewhere import foreign_domains, foreign_records
+from imagebuilder.vm.names import foreign_domains, foreign_records
 from imagebuilder.vm.wire import Wire
 
 TOPOLOGIES = Path(__file__).parents[1] / "topologies"
