@@ -1,6 +1,7 @@
 """The command line: reads the arguments, runs a command, and prints what went wrong."""
 
 import argparse
+import gc
 import signal
 import sys
 from collections.abc import Container, Sequence
@@ -63,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
     run.forbid_core_dumps()
+    # Half a second of imports and models leaves nothing to collect, and looking for it takes a tenth of that.
+    gc.set_threshold(50_000)
     try:
         return int(import_module(f"imagebuilder.commands.{args.command}").run(args))
     except ImagebuilderError as error:

@@ -183,7 +183,7 @@ def _role_plan(site: Site, lock: Lock, tools: Derivation, node_modules: Derivati
             "packages": _identities(packages),
             "profiles": [tree_digest(PROFILES / "base"), tree_digest(PROFILES / role)],
             "node_modules": str(node_modules or ""),
-            "builder": _builder("mkosi", "base"),
+            "builder": _builder("mkosi", "base", "verity"),
         },
     )
     frame = Derivation(
@@ -200,7 +200,7 @@ def _role_plan(site: Site, lock: Lock, tools: Derivation, node_modules: Derivati
     tree = render_role(site)
     difference = Derivation(
         f"{role}-difference",
-        fixed | {"frame": str(frame), "tree": tree.digest(), "builder": _builder("image", "pieces")},
+        fixed | {"frame": str(frame), "tree": tree.digest(), "builder": _builder("image", "pieces", "verity")},
     )
     image = Derivation(f"{role}-image", {"difference": str(difference), "builder": _builder("image", "pieces")})
     units = tuple(unit for service in services_of(site) for unit in service.units)

@@ -113,7 +113,7 @@ class StoppedError(ImagebuilderError):
 
 
 class Workers(ThreadPoolExecutor):
-    """Threads that run processes; an interruption ends those at once, instead of waiting for all that is queued."""
+    """Threads that run processes; after a failure nothing more begins, and an interruption ends what runs at once."""
 
     def __init__(self, max_workers: int) -> None:
         # Set for good: a thread whose start was interrupted runs on, and nobody waits for it below.
@@ -129,8 +129,10 @@ class Workers(ThreadPoolExecutor):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
-            self._stop()
+        if kind is not None:  # what has not begun need not begin
+            self.shutdown(wait=False, cancel_futures=True)
+            if issubclass(kind, KeyboardInterrupt):
+                self._stop()
         try:
             return super().__exit__(kind, error, traceback)
         except KeyboardInterrupt:  # while waiting for the others, after one has failed

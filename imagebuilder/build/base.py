@@ -6,6 +6,7 @@ from uuid import uuid5
 
 from imagebuilder.build import mkosi
 from imagebuilder.build.toolchain import extract
+from imagebuilder.build.verity import seal
 from imagebuilder.lock.model import Closure, Lock
 from imagebuilder.plan import NODE_MODULES, RolePlan, kernels
 from imagebuilder.resources import PROFILES
@@ -13,8 +14,8 @@ from imagebuilder.store.folder import Store
 from imagebuilder.tools import Tools
 from imagebuilder.tree import Folder
 
-ALGORITHM, CLUSTER_BYTES = "lz4", 65536
-"""How the root file system is compressed, and how much of it at once."""
+ALGORITHM, CLUSTER_BYTES = "zstd,level=3", 65536
+"""How the root file system is compressed, and how much of it at once: a fifth smaller than LZ4 makes it."""
 COMPRESSION = (f"-z{ALGORITHM}", f"-C{CLUSTER_BYTES}")
 """The same as options of mkfs.erofs."""
 
@@ -29,6 +30,11 @@ class Base:
     def root(self) -> Path:
         """The package tree as an erofs file system."""
         return self.folder / "root.erofs"
+
+    @property
+    def verity(self) -> Path:
+        """The hash tree of that."""
+        return self.folder / "root.verity"
 
     @property
     def kernel(self) -> Path:
@@ -55,9 +61,9 @@ class Base:
         return found
 
 
-def build_base(store: Store, tools: Tools, lock: Lock, plan: RolePlan, *, node_modules: Path) -> Base:
+def build_base(store: Store, tools: Tools, lock: Lock, plan: RolePlan, *, node_modules: Path | None) -> Base:
     """Return the base of *plan*'s role; *node_modules* is what its plan names, if it names any."""
-    extra_trees = [(node_modules, NODE_MODULES)] if plan.base.inputs["node_modules"] else []
+    extra_trees = [(node_modules, NODE_MODULES)] if node_modules else []
 
     def make(folder: Path) -> None:
         with store.workspace() as workspace:
@@ -76,7 +82,14 @@ def build_base(store: Store, tools: Tools, lock: Lock, plan: RolePlan, *, node_m
                     "CLUSTER_BYTES": str(CLUSTER_BYTES),
                 },
             )
-            for name in ("root.erofs", "vmlinuz", "kernel-version", "os-release", "folders"):
+            seal(
+                tools,
+                built / "root.erofs",
+                built / "root.verity",
+                salt=uuid5(lock.seed, f"{plan.role} salt").bytes * 2,
+                uuid=uuid5(lock.seed, f"{plan.role} verity"),
+            )
+            for name in ("root.erofs", "root.verity", "vmlinuz", "kernel-version", "os-release", "folders"):
                 (built / name).rename(folder / name)
 
     return Base(store.output(plan.base, make))

@@ -27,6 +27,7 @@ class Layout:
 
     size: int
     root: int
+    root_size: int
     verity: int
     secrets: int
     secrets_size: int
@@ -63,6 +64,7 @@ def build_frame(store: Store, tools: Tools, parts: Parts) -> Frame:
         layout = Layout(
             size=frame.disk.stat().st_size,
             root=partitions[parts.name].offset,
+            root_size=partitions[parts.name].length,
             verity=partitions[f"{parts.name}_verity"].offset,
             secrets=partitions["secrets"].offset,
             secrets_size=partitions["secrets"].length,

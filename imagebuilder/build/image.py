@@ -7,19 +7,29 @@ put together from both when it is wanted.
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagebuilder.build.base import COMPRESSION, Base
-from imagebuilder.build.disk import Contents, Parts
+from imagebuilder.build.disk import Parts
 from imagebuilder.build.frame import Frame, named
-from imagebuilder.build.pieces import copy_data, differing, lay_over, write_pieces
+from imagebuilder.build.pieces import (
+    Span,
+    data_of,
+    differing,
+    overlaid,
+    pieces_in,
+    sha256_of_spans,
+    write_pieces,
+    write_spans,
+)
+from imagebuilder.build.verity import regrown
+from imagebuilder.errors import ImagebuilderError
 from imagebuilder.plan import Recorded, RolePlan
 from imagebuilder.run import run
 from imagebuilder.store.folder import Store, Used
-from imagebuilder.store.hashing import sha256_of
 from imagebuilder.tools import Tools
 from imagebuilder.topology import Role
 from imagebuilder.tree import archive
@@ -27,6 +37,7 @@ from imagebuilder.tree import archive
 DISK, FACTS, LAYERS = "disk.raw", "image.json", "layers.json"
 """What an image's output holds."""
 
+MIB = 2**20
 KEPT = 4
 """How many images of a role the store keeps as whole disks."""
 
@@ -68,12 +79,21 @@ def build_difference(store: Store, tools: Tools, parts: Parts, frame: Frame) -> 
     """Return the folder of what *parts*' tree changes on the disk of *frame* with *parts*' base in it."""
 
     def make(folder: Path) -> None:
+        layout, base = frame.layout, parts.base
         with store.workspace() as work:
-            contents, root_hash = sealed_root(tools, parts, work)
-            layout = frame.layout
+            root, verity = append(tools, parts, work), work / "root.verity"
+            size = root.stat().st_size
+            if size > layout.root_size:
+                raise ImagebuilderError(
+                    f"the root file system of the {parts.plan.role} takes {-(-size // MIB):,} MiB,"
+                    f" and its partition has {layout.root_size // MIB:,}"
+                )
+            changed = dict(differing(base.root, root))
+            tree, root_hash = regrown(base.verity.read_bytes(), changed.items(), size)
+            verity.write_bytes(tree)
             pieces = dict(named(frame, root_hash))
-            pieces |= {layout.root + place: piece for place, piece in differing(parts.base.root, contents.root)}
-            pieces[layout.verity] = contents.verity.read_bytes()
+            pieces |= {layout.root + place: piece for place, piece in changed.items()}
+            pieces |= {layout.verity + place: piece for place, piece in differing(base.verity, verity)}
             write_pieces(folder, sorted(pieces.items()))
         facts = {
             "size_bytes": layout.size,
@@ -135,17 +155,11 @@ def _can_come_back(folder: Path) -> bool:
     return layers.is_file() and all((folder.parent / name).is_dir() for name in json.loads(layers.read_text()))
 
 
-def sealed_root(tools: Tools, parts: Parts, work: Path) -> tuple[Contents, str]:
-    """Make the root file system of *parts* and its hash tree in *work*; return both, and the root hash."""
-    contents = Contents(append(tools, parts, work), work / "root.verity")
-    return contents, seal(tools, parts, contents.root, contents.verity)
-
-
 def append(tools: Tools, parts: Parts, work: Path) -> Path:
     """Return a copy of the base file system that has the rendered tree too."""
     root, addition = work / "root.erofs", work / "tree.tar"
     with root.open("wb") as file:
-        copy_data(parts.base.root, file.fileno())
+        write_spans(data_of(parts.base.root), file.fileno())
     addition.write_bytes(archive(parts.plan.tree, epoch=parts.lock.epoch, existing=parts.base.folders))
     command = ["mkfs.erofs", "--quiet", "--tar=f", "--incremental=data", *COMPRESSION]
     command += ["-T", str(parts.lock.epoch), "-U", str(parts.uuid("root")), str(root), str(addition)]
@@ -153,26 +167,14 @@ def append(tools: Tools, parts: Parts, work: Path) -> Path:
     return root
 
 
-def seal(tools: Tools, parts: Parts, root: Path, verity: Path) -> str:
-    """Write the hash tree of *root* to *verity* and return the root hash (hex)."""
-    salt = parts.uuid("salt").hex * 2
-    command = ["veritysetup", "format", f"--salt={salt}", f"--uuid={parts.uuid('verity')}"]
-    command += [f"--root-hash-file={verity}.hash", str(root), str(verity)]
-    run(tools.argv(command, write=[root.parent]))
-    return Path(f"{verity}.hash").read_text().strip()
-
-
 def put_together(layers: Layers, folder: Path) -> dict[str, str]:
     """Write the disk that *layers* are, one over the other, to *folder*, with what is known of it; return its hash."""
-    frame, disk = Frame(layers.frame), folder / DISK
+    layout, disk = Frame(layers.frame).layout, folder / DISK
+    spans = spans_of(layers)
     with disk.open("wb") as file, ThreadPoolExecutor(max_workers=1) as pool:
-        file.truncate(frame.layout.size)
-        copy_data(frame.disk, file.fileno())
-        copy_data(Base(layers.base).root, file.fileno(), frame.layout.root)
-        lay_over(layers.difference, file.fileno())
-        # An output reaches the disk before it gets its name: this one does while the processor is at the hash.
-        written = pool.submit(os.fsync, file.fileno())
-        digest = sha256_of(disk)
+        file.truncate(layout.size)
+        written = pool.submit(_written, spans, file.fileno())
+        digest = sha256_of_spans(spans, layout.size)
         written.result()
     disk.chmod(0o444)
     facts = {"sha256": digest, **json.loads((layers.difference / FACTS).read_text())}
@@ -180,3 +182,22 @@ def put_together(layers: Layers, folder: Path) -> dict[str, str]:
     names = [path.name for path in (layers.frame, layers.base, layers.difference)]
     (folder / LAYERS).write_text(json.dumps(names, indent=2) + "\n")
     return {DISK: digest}
+
+
+def spans_of(layers: Layers) -> tuple[Span, ...]:
+    """Return what lies where on the disk that *layers* are, one over the other."""
+    frame, base = Frame(layers.frame), Base(layers.base)
+    disk = data_of(frame.disk)
+    for upper in (
+        data_of(base.root, frame.layout.root),
+        data_of(base.verity, frame.layout.verity),
+        pieces_in(layers.difference),
+    ):
+        disk = overlaid(disk, upper)
+    return disk
+
+
+def _written(spans: Sequence[Span], disk: int) -> None:
+    """Write *spans* to the open file *disk* and see them on the disk, as an output is before it gets its name."""
+    write_spans(spans, disk)
+    os.fsync(disk)

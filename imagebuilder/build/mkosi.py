@@ -1,6 +1,7 @@
 """Running mkosi: offline, from a local repository of locked packages, with the tools tree as its toolchain."""
 
 import contextlib
+import functools
 import os
 import shutil
 import sys
@@ -153,7 +154,7 @@ def make_repository(store: Store, packages: Sequence[LockedPackage], folder: Pat
     for package in packages:
         target = pool / package.file_name
         _link(store.file(package.sha256), target)
-        control = run(["dpkg-deb", "--field", str(target)]).text.rstrip("\n")
+        control = _control(store.file(package.sha256))
         stanzas.append(
             f"{control}\nFilename: pool/{package.file_name}\nSize: {package.size}\nSHA256: {package.sha256}\n"
         )
@@ -163,6 +164,11 @@ def make_repository(store: Store, packages: Sequence[LockedPackage], folder: Pat
     (folder / "dists" / RELEASE / "Release").write_text(
         f"Origin: imagebuilder\nSuite: {RELEASE}\nCodename: {RELEASE}\nArchitectures: amd64\nComponents: main\n"
     )
+
+
+@functools.cache  # most packages are in several repositories
+def _control(package: Path) -> str:
+    return run(["dpkg-deb", "--field", str(package)]).text.rstrip("\n")
 
 
 def _link(source: Path, target: Path) -> None:

@@ -1,35 +1,90 @@
-"""Files in layers: copies that leave out holes, what differs between two files, and laying that over a third."""
+"""Files in layers: what lies where, without the holes, what differs between two files, and that over a third."""
 
 import errno
-import fcntl
+import hashlib
 import json
 import os
-import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 BLOCK_BYTES = 4096
 """What is found to differ, or not, at once."""
 STEP_BYTES = 2**17
 """What is read at once: it stays in the processor's cache, which makes a copy three times as fast as 1 MiB does."""
+HASHED_BYTES = 2**20
+"""What is hashed at once: other threads go on meanwhile."""
 
-CLONE_RANGE = 0x4020940D
-"""FICLONERANGE of <linux/fs.h>: both files share the blocks from then on, until one is written to."""
-NOT_CLONED = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL)
-"""A file system that can't, two of them, or blocks of another size."""
+NOT_BY_THE_KERNEL = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EINVAL)
+"""It can't copy between these two files: for their file system, or as there are two of them."""
 
 INDEX, DATA = "pieces.json", "pieces"
 
 
-def copy_data(source: Path, target: int, offset: int = 0) -> None:
-    """Write what *source* holds, but for its holes, to the open file *target* from *offset* on.
+class Span(NamedTuple):
+    """Bytes of one file that lie somewhere in another."""
 
-    Where the file system can, both files share it.
-    """
-    with source.open("rb", buffering=0) as file:
-        for start, end in extents(file.fileno()):
-            if not _cloned(file.fileno(), target, start, end - start, offset + start):
-                _copy(file.fileno(), target, start, end, offset)
+    start: int
+    """Where they begin in the other file."""
+    end: int
+    path: Path
+    place: int
+    """Where they begin in this one."""
+
+    def part(self, start: int, end: int) -> "Span":
+        """Return what of these bytes lies from *start* to *end* in the other file."""
+        start, end = max(start, self.start), min(end, self.end)
+        return Span(start, end, self.path, self.place + start - self.start)
+
+
+def data_of(path: Path, offset: int = 0) -> tuple[Span, ...]:
+    """Return what the file *path* holds, but for its holes, to lie from *offset* on."""
+    with path.open("rb", buffering=0) as file:
+        return tuple(Span(offset + start, offset + end, path, start) for start, end in extents(file.fileno()))
+
+
+def overlaid(lower: Sequence[Span], upper: Sequence[Span]) -> tuple[Span, ...]:
+    """Return what is to be seen when *upper* lies over *lower*; both are in order, and so is that. Pure."""
+    found, waiting = [], list(reversed(lower))
+    for span in upper:
+        while waiting and waiting[-1].start < span.end:
+            below = waiting.pop()
+            if below.start < span.start:
+                found.append(below.part(below.start, span.start))
+            if below.end > span.end:
+                waiting.append(below.part(span.end, below.end))
+        found.append(span)
+    return (*found, *reversed(waiting))
+
+
+def write_spans(spans: Iterable[Span], target: int) -> None:
+    """Write *spans* to where they lie in the open file *target*. Where the file system can, both share the bytes."""
+    with _Opened() as opened:
+        for span in spans:
+            _write(opened[span.path], target, span)
+
+
+def sha256_of_spans(spans: Iterable[Span], size: int) -> str:
+    """Return the SHA-256 (hex) of a file of *size* bytes that is *spans*, in order, and holes."""
+    digest, zeros, position, buffer = hashlib.sha256(), bytes(HASHED_BYTES), 0, bytearray(HASHED_BYTES)
+
+    def skip(end: int) -> None:
+        for start in range(position, end, HASHED_BYTES):
+            digest.update(memoryview(zeros)[: end - start])
+
+    with _Opened() as opened:
+        for span in spans:
+            skip(span.start)
+            position = span.start
+            while position < span.end:
+                with memoryview(buffer)[: span.end - position] as view:
+                    count = os.preadv(opened[span.path], [view], span.place + position - span.start)
+                    if not count:
+                        raise EOFError(f"{span.path} ends early")
+                    digest.update(view[:count])
+                position += count
+    skip(size)
+    return digest.hexdigest()
 
 
 def extents(file: int) -> Iterator[tuple[int, int]]:
@@ -68,11 +123,13 @@ def write_pieces(folder: Path, pieces: Iterable[tuple[int, bytes]]) -> None:
     (folder / INDEX).write_text(json.dumps(index) + "\n")
 
 
-def lay_over(folder: Path, target: int) -> None:
-    """Write the pieces kept in *folder* to where they belong in the open file *target*."""
-    with (folder / DATA).open("rb") as file:
-        for offset, length in json.loads((folder / INDEX).read_text()):
-            _write(target, file.read(length), offset)
+def pieces_in(folder: Path) -> tuple[Span, ...]:
+    """Return the pieces kept in *folder*, to lie where they belong."""
+    found, place = [], 0
+    for offset, length in json.loads((folder / INDEX).read_text()):
+        found.append(Span(offset, offset + length, folder / DATA, place))
+        place += length
+    return tuple(sorted(found))
 
 
 def _differing_blocks(old: Path, new: Path) -> Iterator[tuple[int, bytes]]:
@@ -88,26 +145,36 @@ def _differing_blocks(old: Path, new: Path) -> Iterator[tuple[int, bytes]]:
             offset += len(step)
 
 
-def _cloned(source: int, target: int, start: int, length: int, place: int) -> bool:
-    try:
-        fcntl.ioctl(target, CLONE_RANGE, struct.pack("qQQQ", source, start, length, place))
-    except OSError as error:
-        if error.errno in NOT_CLONED:
-            return False
-        raise
-    return True
+class _Opened(dict[Path, int]):
+    """Files that are opened when first asked for, and closed together."""
+
+    def __missing__(self, path: Path) -> int:
+        self[path] = os.open(path, os.O_RDONLY)
+        return self[path]
+
+    def __enter__(self) -> "_Opened":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in self.values():
+            os.close(descriptor)
 
 
-def _copy(source: int, target: int, start: int, end: int, offset: int) -> None:
-    buffer = bytearray(STEP_BYTES)
-    while start < end:
-        with memoryview(buffer)[: min(STEP_BYTES, end - start)] as view:
-            count = os.preadv(source, [view], start)
-            _write(target, view[:count], offset + start)
-        start += count
-
-
-def _write(target: int, content: bytes | memoryview, offset: int) -> None:
-    while content:
-        written = os.pwrite(target, content, offset)
-        content, offset = content[written:], offset + written
+def _write(source: int, target: int, span: Span) -> None:
+    """Write *span* of *source* to *target*, by the kernel alone if it can between these two."""
+    by_the_kernel, position = True, span.start
+    while position < span.end:
+        place, length = span.place + position - span.start, span.end - position
+        if by_the_kernel:
+            try:
+                count = os.copy_file_range(source, target, length, place, position)
+            except OSError as error:
+                if error.errno not in NOT_BY_THE_KERNEL:
+                    raise
+                by_the_kernel = False
+                continue
+        else:
+            count = os.pwrite(target, os.pread(source, min(length, STEP_BYTES), place), position)
+        if not count:
+            raise EOFError(f"{span.path} ends early")
+        position += count

@@ -15,7 +15,7 @@ FORMAT = 1
 class Part(BaseModel):
     """A part of a record: read-only, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Outcome(StrEnum):

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
 from imagebuilder.errors import Problem, WrongInputError
@@ -42,8 +40,7 @@ def with_ca_root(topology: Topology, path: Path) -> Topology:
     """
     if topology.acme.ca_root is None:
         return topology
-    certificates = x509.load_pem_x509_certificates((path.parent / topology.acme.ca_root).read_bytes())
-    pem = "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in certificates)
+    pem = _certificates((path.parent / topology.acme.ca_root).read_bytes())
     return topology.model_copy(update={"acme": topology.acme.with_root_certificates(pem)})
 
 
@@ -133,10 +130,19 @@ def _ca_root_problems(topology: Topology, path: Path) -> tuple[Problem, ...]:
         return ()
     root = path.parent / topology.acme.ca_root
     try:
-        x509.load_pem_x509_certificates(root.read_bytes() if root.is_file() else b"")
+        _certificates(root.read_bytes() if root.is_file() else b"")
     except OSError as error:
         return (Problem("acme.ca_root", f"{str(root)!r} can't be read: {str(error.strerror).lower()}"),)
     except ValueError:
         said = "has no certificate in PEM form" if root.is_file() else "is no file"
         return (Problem("acme.ca_root", f"{str(root)!r} {said}"),)
     return ()
+
+
+def _certificates(content: bytes) -> str:
+    """Return the certificates in *content* and nothing else of it, PEM; raise ValueError when there are none."""
+    # much to import for what most topologies don't have
+    from cryptography.hazmat.primitives.serialization import Encoding
+    from cryptography.x509 import load_pem_x509_certificates
+
+    return "".join(each.public_bytes(Encoding.PEM).decode() for each in load_pem_x509_certificates(content))

@@ -36,7 +36,7 @@ __all__ = [
 class Model(BaseModel):
     """A table of the topology: read-only, unknown keys are errors, docstrings are the schema's texts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class Suite(StrEnum):

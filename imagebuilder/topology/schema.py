@@ -1,11 +1,13 @@
 """The topology's own documentation: every table and key with type, default and meaning, from the model. Pure."""
 
+import ast
 import inspect
 import json
 import re
 import textwrap
 from dataclasses import asdict, dataclass
 from enum import Enum
+from itertools import pairwise
 from types import NoneType
 from typing import Any, get_args, get_origin
 
@@ -101,17 +103,33 @@ def _necessity(key: Key) -> str:
 
 def _keys(table: type[BaseModel]) -> tuple[Key, ...]:
     """Return the keys of *table* that are no tables themselves."""
+    meanings = _meanings(table)
     return tuple(
         Key(
             name=name,
             type=_type(field),
             required=field.is_required(),
             default=None if field.is_required() or field.default is None else written(field.default),
-            meaning=" ".join((field.description or "").split()),
+            meaning=" ".join(meanings.get(name, "").split()),
         )
         for name, field in table.model_fields.items()
         if inner_model(field.annotation) is None
     )
+
+
+def _meanings(table: type[BaseModel]) -> dict[str, str]:
+    """Return the docstring of each key of *table* that has one.
+
+    pydantic would read them for every command, which takes longer than all else that a model needs.
+    """
+    (definition,) = ast.parse(inspect.getsource(table)).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for key, text in pairwise(definition.body):
+        match key, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(meaning))):
+                found[name] = meaning
+    return found
 
 
 def written(value: object) -> str:

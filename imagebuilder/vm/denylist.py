@@ -15,7 +15,7 @@ from imagebuilder.errors import Problem, WrongInputError
 class Denial(BaseModel):
     """Tests that are not to run for a while."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     test: str
     """Name of the test, as in "test_mail_between_two_users_stays_at_home"; may have * and ?."""

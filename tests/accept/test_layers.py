@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from imagebuilder.build.base import Base, initrd_in
-from imagebuilder.build.disk import Parts, lay_out
-from imagebuilder.build.image import sealed_root
+from imagebuilder.build.disk import Contents, Parts, lay_out
+from imagebuilder.build.image import append
+from imagebuilder.build.verity import seal
 from imagebuilder.commands.sources import the_store
 from imagebuilder.pipeline import Built
 from imagebuilder.plan import Plan
@@ -22,7 +23,9 @@ def test_a_disk_put_together_from_layers_is_the_one_that_repart_makes_of_the_who
     store, role_plan = the_store(), plan.roles[role]
     parts = Parts(role_plan, plan.lock, Base(store.path(role_plan.base)), initrd_in(store, role_plan))
 
-    contents, root_hash = sealed_root(built.tools, parts, tmp_path)
+    contents = Contents(append(built.tools, parts, tmp_path), tmp_path / "root.verity")
+    salt, uuid = parts.uuid("salt").bytes * 2, parts.uuid("verity")
+    root_hash = seal(built.tools, contents.root, contents.verity, salt=salt, uuid=uuid)
     lay_out(built.tools, parts, root_hash, tmp_path, tmp_path / "disk.raw", contents=contents)
 
     assert root_hash == built.images[role].root_hash

@@ -21,7 +21,7 @@ ROOT, VERITY = 8 * MIB, 18 * MIB
 HASHES = (MIB + 100, 3 * MIB + 4090)
 """The second goes over the end of a block."""
 ROOT_HASH = hashlib.sha256(b"some root").hexdigest()
-BASE = b"base" * 5000
+BASE, TREE = b"base" * 5000, b"tree" * 3000
 
 
 def keys(number: int, role: Role = Role.PROXY) -> dict[str, str]:
@@ -44,11 +44,13 @@ def with_layers(store: Store, number: int) -> dict[str, str]:
             }.items():
                 file.seek(offset)
                 file.write(content)
-        layout = Layout(SIZE, ROOT, VERITY, 20 * MIB, 2 * MIB, tuple(places(Frame(folder).disk, STAND_IN.encode())))
+        hashes = tuple(places(Frame(folder).disk, STAND_IN.encode()))
+        layout = Layout(SIZE, ROOT, VERITY - ROOT, VERITY, 20 * MIB, 2 * MIB, hashes)
         (folder / "layout.json").write_text(json.dumps(vars(layout)))
 
     def base(folder: Path) -> None:
         (folder / "root.erofs").write_bytes(BASE)
+        (folder / "root.verity").write_bytes(TREE)
 
     def difference(folder: Path) -> None:
         pieces = dict(named(Frame(store.path(Recorded("proxy-frame", steps["proxy-frame"]))), ROOT_HASH))
