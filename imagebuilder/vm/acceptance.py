@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from xml.etree import ElementTree
@@ -21,8 +22,8 @@ from imagebuilder.vm.ledger import Ledger
 from imagebuilder.vm.namespace import die_with_parent, inside
 from imagebuilder.vm.pair import BootTimes
 from imagebuilder.vm.plugin import SCENARIOS, Bed
+from imagebuilder.vm.portions import Counter, Portion, Taker, portions
 from imagebuilder.vm.session import Subject, session
-from imagebuilder.vm.shares import shares
 from imagebuilder.vm.sightings import Sightings
 
 JUNIT, OUTPUT = "junit.xml", "output.txt"
@@ -84,6 +85,10 @@ class Collected:
     selected: tuple[str, ...]
     denied: tuple[TestResult, ...]
     deselected: tuple[str, ...]
+    settled: frozenset[str] = frozenset()
+    """Those that share a pair."""
+    long: frozenset[str] = frozenset()
+    """Those that take long."""
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -104,7 +109,7 @@ def collect(orders: Orders) -> Collected:
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         # The last line is pytest's own sentence, as for an expression that is none.
         raise WrongTestsError((said() or ["pytest can't read the tests"])[-1], hint='as in: -k "inbox or doors"')
-    collected = Collected(ledger.selected, ledger.denied, ledger.deselected)
+    collected = Collected(ledger.selected, ledger.denied, ledger.deselected, ledger.settled, ledger.long)
     if orders.roots == (SCENARIOS,):
         return collected
     # A conftest.py of the operator's could take our scenarios out without a word; that is leaving out, too.
@@ -117,15 +122,19 @@ def run_scenarios(subject: Subject, orders: Orders, collected: Collected) -> See
 
     Reports, consoles and journals stay in its folder; nothing else on this machine is changed.
     """
-    parts = shares(collected.selected, orders.jobs, orders.durations)
-    if len(parts) > 1:
-        return _side_by_side(subject, orders, parts)
+    found = portions(collected.selected, settled=collected.settled, long=collected.long, durations=orders.durations)
+    if (jobs := min(orders.jobs, len(found))) > 1:
+        return _side_by_side(subject, orders, jobs, found)
     # One session tells by pytest's own lines, which say more than ours.
-    return inside(lambda: _one_session(subject, orders, frozenset(collected.selected), None))
+    return inside(lambda: _one_session(subject, orders, collected.selected))
 
 
 def _one_session(
-    subject: Subject, orders: Orders, only: frozenset[str], announce: Callable[[TestResult], None] | None
+    subject: Subject,
+    orders: Orders,
+    selected: Sequence[str],
+    counter: Counter | None = None,
+    announce: Callable[[TestResult], None] | None = None,
 ) -> Seen:
     with session(subject) as running:
         rounds, status, ledger = 0, pytest.ExitCode.OK, Ledger(orders.roots)
@@ -133,9 +142,12 @@ def _one_session(
             rounds += 1
             if orders.until_failure:
                 say(f"round {rounds}")
-            ledger = Ledger(orders.roots, only=only, announce=announce)
+            ledger = Ledger(orders.roots, only=frozenset(selected), announce=announce)
+            plugins: list[object] = [Bed(running), ledger]
+            if counter:
+                plugins.append(Taker(partial(counter.take, rounds), ledger.id_of))
             limit_s = running.accelerator.patience.seconds(TEST_S)
-            status = _one_round(subject.folder / JUNIT, orders, [Bed(running), ledger], limit_s)
+            status = _one_round(subject.folder / JUNIT, orders, plugins, limit_s)
         if not ledger.results and status != pytest.ExitCode.INTERRUPTED:
             raise ImagebuilderError(f"pytest ended with status {int(status)} before any test")
         return Seen(
@@ -179,18 +191,19 @@ def _arguments(roots: Sequence[Path]) -> list[str]:
 # --- several sessions
 
 
-def _side_by_side(subject: Subject, orders: Orders, parts: Sequence[tuple[str, ...]]) -> Seen:
-    """Run each of *parts* in a process, world and pair of its own, and return what they saw together."""
-    folders = [subject.folder / f"job-{number}" for number in range(1, len(parts) + 1)]
-    for folder, part in zip(folders, parts, strict=True):
+def _side_by_side(subject: Subject, orders: Orders, jobs: int, found: Sequence[Portion]) -> Seen:
+    """Run the portions *found* in *jobs* processes with a world and a pair each; return what they saw together."""
+    folders = [subject.folder / f"job-{number}" for number in range(1, jobs + 1)]
+    for folder in folders:
         folder.mkdir(parents=True)
-        say(f"{folder.name}: {len(part)} tests, told in {folder / OUTPUT}")
+        say(f"{folder.name}: told in {folder / OUTPUT}")
     forked = multiprocessing.get_context("fork")  # what is tested need not travel through a pipe
+    counter = Counter(found, forked)
     under_way = []
-    for folder, part in zip(folders, parts, strict=True):
+    for folder in folders:
         answer, ours = forked.Pipe(duplex=False)
         process = forked.Process(
-            target=_job, args=(replace(subject, folder=folder), orders, frozenset(part), ours), name=folder.name
+            target=_job, args=(replace(subject, folder=folder), orders, counter, ours), name=folder.name
         )
         process.start()
         ours.close()
@@ -206,7 +219,7 @@ def _side_by_side(subject: Subject, orders: Orders, parts: Sequence[tuple[str, .
     return together({folder.name: each for folder, each in zip(folders, seen, strict=True)})
 
 
-def _job(subject: Subject, orders: Orders, only: frozenset[str], answer: Connection) -> None:
+def _job(subject: Subject, orders: Orders, counter: Counter, answer: Connection) -> None:
     """Do one job in a process of its own, whose words go to a file, and send what it saw, or why it saw nothing."""
     die_with_parent()
     terminal = os.fdopen(os.dup(2), "w", buffering=1)
@@ -218,7 +231,7 @@ def _job(subject: Subject, orders: Orders, only: frozenset[str], answer: Connect
         terminal.write(told(test, f"{subject.folder.name}: "))
 
     try:
-        answer.send(inside(lambda: _one_session(subject, orders, only, announce)))
+        answer.send(inside(lambda: _one_session(subject, orders, counter.tests, counter, announce)))
     except (ImagebuilderError, AssertionError) as error:
         answer.send(error)
 

@@ -13,6 +13,8 @@ from imagebuilder.vm.denylist import Denylist
 EVIDENCE, FAULT = "evidence", "fault"
 """Names of a report's properties: files about a failure, and whether it is the bed's own."""
 REASON_CHARACTERS = 4000
+SETTLED, LONG = "settled", "long"
+"""Names of markers; pytest.ini says what they mean."""
 
 
 @dataclass
@@ -47,6 +49,10 @@ class Ledger:
         self._silent: set[str] = set()
         self.selected: tuple[str, ...] = ()
         """Tests that are to run."""
+        self.settled: frozenset[str] = frozenset()
+        """Those of them that share a pair."""
+        self.long: frozenset[str] = frozenset()
+        """Those of them that take long."""
         self.denied: tuple[TestResult, ...] = ()
         self.deselected: tuple[str, ...] = ()
         """Tests that the operator left out."""
@@ -76,9 +82,9 @@ class Ledger:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Take out what is denied, and what runs elsewhere."""
+        """Take out what is denied, and what was not asked for."""
         self._ids = {item.nodeid: self.id_of(item) for item in items}
-        denied, elsewhere = [], []
+        denied, others = [], []
         for item in items:
             denial = self._denylist.denial_of(item.name) if self._denylist else None
             if denial is not None:
@@ -89,12 +95,15 @@ class Ledger:
                 self.denied += (told,)
                 denied.append(item)
             elif self._only is not None and self.id_of(item) not in self._only:
-                elsewhere.append(item)
-        self._silent = {item.nodeid for item in (*denied, *elsewhere)}
+                others.append(item)
+        self._silent = {item.nodeid for item in (*denied, *others)}
         items[:] = [item for item in items if item.nodeid not in self._silent]
         if denied:
             config.hook.pytest_deselected(items=denied)
         self.selected = tuple(self.id_of(item) for item in items)
+        self.settled, self.long = (
+            frozenset(self.id_of(item) for item in items if item.get_closest_marker(name)) for name in (SETTLED, LONG)
+        )
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Count what the operator left out."""

@@ -177,18 +177,19 @@ class Person:
         """Return the message with that *subject* as soon as any folder has it."""
         found: list[Delivered] = []
         started = time.monotonic()
+        limit = self.patience.seconds(within_s)
+        # One session for all looks: an emulated machine has more to do for a login than for the mail itself.
+        with self.imap() as session:
 
-        def look() -> Seen:
-            _hope(subject, self.missing())
-            with self.imap() as session:
+            def look() -> Seen:
+                _hope(subject, self.missing())
                 for folder, raw in _messages(session, subject):
                     message = email.message_from_bytes(raw, policy=email.policy.default)
                     assert isinstance(message, EmailMessage)
                     found.append(Delivered(message, raw, folder, time.monotonic() - started))
-            return Seen(bool(found), "no such message in any folder")
+                return Seen(bool(found), "no such message in any folder")
 
-        limit = self.patience.seconds(within_s)
-        wait_for(f"the message {subject!r} in the mailbox of {self.address}", look, within_s=limit, every_s=1)
+            wait_for(f"the message {subject!r} in the mailbox of {self.address}", look, within_s=limit, every_s=0.5)
         if self.arrived is not None:
             self.arrived(arrived_message(found[0].message, self.address))
         return found[0]

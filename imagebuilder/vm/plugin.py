@@ -14,7 +14,7 @@ from imagebuilder.run import say
 from imagebuilder.topology import Role, Topology
 from imagebuilder.vm.boot_chart import boot_chart_of
 from imagebuilder.vm.complaints import Consoles
-from imagebuilder.vm.ledger import EVIDENCE, FAULT
+from imagebuilder.vm.ledger import EVIDENCE, FAULT, SETTLED
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.outside import command_environment
 from imagebuilder.vm.pair import Pair
@@ -66,7 +66,7 @@ class Bed:
     @pytest.fixture
     def pair(self, request: pytest.FixtureRequest) -> Iterator[Pair]:
         """Both machines, as fresh as when mail first flowed; a test marked as settled may share them with others."""
-        shared = request.node.get_closest_marker("settled") is not None
+        shared = request.node.get_closest_marker(SETTLED) is not None
         pair = self.session.settled() if shared else self.session.fresh()
         if not self.session.seen.charts:
             self.session.seen.charts = {role: boot_chart_of(machine) for role, machine in pair.machines.items()}
@@ -88,7 +88,7 @@ class Bed:
     @pytest.fixture
     def doors(self) -> Doors:
         """Knocks at ports."""
-        return Doors(self.session.seen)
+        return Doors(self.session.seen, self.session.world)
 
     @pytest.fixture
     def stranger(self, pair: Pair) -> Stranger:

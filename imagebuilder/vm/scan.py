@@ -5,16 +5,20 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 
 from imagebuilder.vm.host import Host
+from imagebuilder.vm.namespace import entered
 
 Address = IPv4Address | IPv6Address
 
 SYN, ACK_SYN = 0x02, 0x12
-RATE_PER_S = 4000
-"""SYNs per second: an emulated machine keeps up with it."""
+RATES_PER_S = (10_000, 4000, 4000)
+"""SYNs per second, one time after the other, until nothing got lost: an emulated machine mostly keeps up with these."""
+ANSWERS_EVERY = 16
+"""SYNs after which answers are taken in."""
 LINGER_S = 4.0
 """Seconds to go on listening after the last packet."""
 UDP_PORTS = (19, 53, 67, 68, 69, 111, 123, 137, 161, 443, 500, 514, 546, 547, 1194, 1900, 4500, 5353, 5355, 51820)
@@ -28,8 +32,13 @@ UDP_PROBES = (
 )
 
 
-def answering_tcp_ports(host: Host, target: Address, ports: Iterable[int] = range(1, 65536)) -> set[int]:
-    """Return the TCP ports of *target* that answer a SYN of *host* with a SYN-ACK."""
+def answering_tcp_ports(
+    host: Host, target: Address, lost: Callable[[], int | None], ports: Iterable[int] = range(1, 65536)
+) -> set[int]:
+    """Return the TCP ports of *target* that answer a SYN of *host* with a SYN-ACK.
+
+    *lost* returns how many packets were ever lost on the way to a machine; None when nobody can tell.
+    """
     family = socket.AF_INET6 if target.version == 6 else socket.AF_INET
     own = host.ipv6 if target.version == 6 else host.ipv4
     assert own is not None
@@ -42,13 +51,29 @@ def answering_tcp_ports(host: Host, target: Address, ports: Iterable[int] = rang
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         todo = list(ports)
         random.shuffle(todo)
-        # Twice, as a packet may get lost when an emulated machine is busy.
-        for port in _paced([*todo, *todo]):
-            if port not in opened:
-                raw.sendto(_syn(own, target, source, port), (str(target), 0))
-            opened |= set(_syn_acks(raw, target, source, 0))
-        opened |= set(_syn_acks(raw, target, source, LINGER_S))
+        for rate in RATES_PER_S:
+            before = lost()
+            for number, port in _paced(todo, rate):
+                if port not in opened:
+                    raw.sendto(_syn(own, target, source, port), (str(target), 0))
+                if number % ANSWERS_EVERY == 0:
+                    opened |= set(_syn_acks(raw, target, source, 0))
+            opened |= set(_syn_acks(raw, target, source, LINGER_S))
+            if before is not None and lost() == before:
+                break
     return opened
+
+
+def lost_packets(networks: Iterable[str]) -> int:
+    """Return how many packets the interfaces of *networks*, and the kernel between them, ever lost."""
+    lost = sum(int(line.split()[1], 16) for line in Path("/proc/net/softnet_stat").read_text().splitlines())
+    for network in networks:
+        with entered(network):
+            lines = Path("/proc/thread-self/net/dev").read_text().splitlines()[2:]
+        for line in lines:
+            received, sent = (int(line.partition(":")[2].split()[column]) for column in (3, 11))
+            lost += received + sent
+    return lost
 
 
 def answering_udp_ports(host: Host, target: Address, ports: Iterable[int] = UDP_PORTS) -> set[int]:
@@ -85,12 +110,12 @@ def answering_udp_ports(host: Host, target: Address, ports: Iterable[int] = UDP_
     return answered
 
 
-def _paced(ports: Iterable[int]) -> Iterator[int]:
+def _paced(ports: Iterable[int], rate_per_s: int) -> Iterator[tuple[int, int]]:
     started = time.monotonic()
     for number, port in enumerate(ports):
-        while number > (time.monotonic() - started) * RATE_PER_S:
+        while number > (time.monotonic() - started) * rate_per_s:
             time.sleep(0.002)
-        yield port
+        yield number, port
 
 
 def _syn_acks(raw: socket.socket, target: Address, source: int, within_s: float) -> Iterator[int]:

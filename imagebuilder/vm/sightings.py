@@ -7,8 +7,10 @@ from ipaddress import IPv4Address, IPv6Address
 from imagebuilder.runs.record import Authentication, BootChart, Complaint, DoorCheck, Message
 from imagebuilder.topology import Role
 from imagebuilder.vm.host import Host
-from imagebuilder.vm.scan import UDP_PORTS, answering_tcp_ports, answering_udp_ports
+from imagebuilder.vm.qemu import Cable
+from imagebuilder.vm.scan import UDP_PORTS, answering_tcp_ports, answering_udp_ports, lost_packets
 from imagebuilder.vm.verdict import Verdict
+from imagebuilder.vm.world import World
 
 EVERY_PORT = range(1, 65536)
 
@@ -50,6 +52,7 @@ class Doors:
     """Knocks at ports, and notes what was to answer beside what did."""
 
     seen: Sightings
+    world: World
 
     def tcp(
         self,
@@ -60,7 +63,7 @@ class Doors:
         ports: range = EVERY_PORT,
     ) -> set[int]:
         """Return the TCP ports of *target* that answer *host*."""
-        answered = answering_tcp_ports(host, target, ports)
+        answered = answering_tcp_ports(host, target, self._lost, ports)
         self._note(host, target, "tcp", len(ports), expected, answered)
         return answered
 
@@ -69,6 +72,11 @@ class Doors:
         answered = answering_udp_ports(host, target)
         self._note(host, target, "udp", len(UDP_PORTS), expected, answered)
         return answered
+
+    def _lost(self) -> int | None:
+        # what raw sockets lose, no interface counts
+        networks = (self.world.network_of(role) for role in Role)
+        return lost_packets(networks) if self.world.cable is Cable.TAP else None
 
     def _note(
         self,

@@ -1,6 +1,7 @@
 """Which acceptance tests run, how their outcomes are told, and how several sessions share them."""
 
-from collections.abc import Mapping
+import multiprocessing
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from imagebuilder.vm.acceptance import Collected, Orders, Seen, WrongTestsError,
 from imagebuilder.vm.denylist import Denial, Denylist, read_denylist
 from imagebuilder.vm.ledger import Ledger
 from imagebuilder.vm.plugin import SCENARIOS
-from imagebuilder.vm.shares import shares
+from imagebuilder.vm.portions import Counter, Portion, Taker, portions
 from imagebuilder.vm.sightings import Sightings
 
 TODAY = date(2026, 11, 22)
@@ -28,13 +29,15 @@ def own_tests(folder: Path, **files: str) -> Path:
     return tests
 
 
-def ran(folder: Path, text: str, *arguments: str) -> tuple[TestResult, ...]:
-    """Return what the ledger says of the tests in *text*, run for real."""
+def ran(
+    folder: Path, text: str, *arguments: str, take: Callable[[], Portion | None] | None = None
+) -> tuple[TestResult, ...]:
+    """Return what the ledger says of the tests in *text*, run for real; if need be, those that *take* gives."""
     # Each by a name of its own, as one process imports them all.
     tests = own_tests(folder, **{f"test_own_{len(text)}": text})
     ledger = Ledger([tests])
     options = ["-c", str(SCENARIOS / "pytest.ini"), "--rootdir", str(folder), "-p", "no:cacheprovider", "-q"]
-    pytest.main([*options, *arguments, str(tests)], plugins=[ledger])
+    pytest.main([*options, *arguments, str(tests)], plugins=[ledger, *([Taker(take, ledger.id_of)] if take else [])])
     return ledger.results
 
 
@@ -155,12 +158,31 @@ def test_unfit():
     assert (unfit.outcome, unfit.reason) == (Outcome.SKIPPED, "not here")
 
 
-def test_shares_are_even_by_what_tests_took_before_and_none_is_lost() -> None:
-    durations: Mapping[str, float] = {"a": 60, "b": 20, "c": 20, "d": 20}
-    parts = shares(["a", "b", "c", "d"], 2, durations)
+def test_what_takes_long_begins_first_and_tests_that_share_a_pair_stay_together() -> None:
+    tests = ["x::a", "x::b", "x::boots", "y::c", "y::d", "y::e"]
+    durations = {"x::a": 4.0, "x::b": 9.0, "y::c": 12.0, "y::d": 7.0}
 
-    assert parts == (("a",), ("b", "c", "d"))
-    assert shares(["a"], 4, {}) == (("a",),)
+    found = portions(tests, settled={"x::a", "y::c", "y::d", "y::e"}, long={"x::boots"}, durations=durations)
+
+    assert found == (("x::boots",), ("x::b",), ("x::a",), ("y::c", "y::d"), ("y::e",))
+
+
+def test_sessions_side_by_side_take_every_test_once_a_round_and_none_waits_for_the_other() -> None:
+    counter = Counter((("a", "b"), ("c",)), multiprocessing.get_context("fork"))
+
+    assert [counter.take(1), counter.take(1), counter.take(1), counter.take(1)] == [("a", "b"), ("c",), None, None]
+    assert [counter.take(2), counter.take(1), counter.take(2), counter.take(2)] == [("a", "b"), None, ("c",), None]
+
+
+def test_a_session_runs_what_it_takes_in_that_order(tmp_path: Path) -> None:
+    text = "def test_one(): ...\ndef test_two(): ...\ndef test_three(): assert False\n"
+    file = f"tests/test_own_{len(text)}.py"
+    given = iter([(f"{file}::test_three",), (f"{file}::test_one",)])
+
+    three, one = ran(tmp_path, text, take=lambda: next(given, None))
+
+    assert (three.id, three.outcome) == (f"{file}::test_three", Outcome.FAILED)
+    assert (one.id, one.outcome) == (f"{file}::test_one", Outcome.PASSED)
 
 
 def test_what_several_sessions_saw_is_put_together() -> None:

@@ -93,18 +93,3 @@ def test_a_resolver_believes_no_liar_and_tells_the_truth_afterwards(proxy: Machi
     assert "192.0.2.66" not in proxy.execute("getent ahostsv4 mx.stranger.example").text
     world.mend()
     assert str(world.user.ipv4) in proxy.wait_until_succeeds("getent ahostsv4 roaming.user.example", within_s=60)
-
-
-def test_after_a_reset_what_was_synced_is_there_and_mail_flows_again(
-    client: Machine, stranger: Stranger, alice: Person
-) -> None:
-    before = client.succeed("cat /proc/sys/kernel/random/boot_id")
-    client.succeed("echo kept >/var/bed-kept; sync /var/bed-kept")
-
-    client.reset()
-    client.wait_for_boot()
-
-    assert client.succeed("cat /proc/sys/kernel/random/boot_id") != before
-    assert client.succeed("cat /var/bed-kept") == "kept\n"
-    stranger.send_persistently(alice.address, "after the reset", "Awake.\n")
-    assert alice.receive("after the reset").text == "Awake.\n"

@@ -20,6 +20,7 @@ def test_both_images_boot_by_uefi_without_a_failed_unit_or_a_stuck_job(pair: Pai
         assert machine.succeed("systemctl list-jobs --no-legend").strip() == ""
 
 
+@pytest.mark.long
 def test_both_images_boot_by_bios_and_mail_flows(bed: Session) -> None:
     bed.switch_off()
     pair = bed.new_pair("bios", firmware=Firmware.BIOS)

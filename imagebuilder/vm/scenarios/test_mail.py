@@ -7,7 +7,6 @@ import smtplib
 import pytest
 
 from imagebuilder.topology import Topology
-from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.people import Person, Stranger
 
 
@@ -94,19 +93,3 @@ def test_no_password_is_taken_outside_tls(alice: Person) -> None:
         assert not dialogue.has_extn("auth")
         with pytest.raises(smtplib.SMTPException):
             dialogue.login(alice.address, alice.password)
-
-
-def test_with_the_client_off_a_stranger_is_put_off_at_once_and_the_retry_is_delivered_once(
-    stranger: Stranger, alice: Person, client: Machine
-) -> None:
-    client.kill()
-    reply, waited_s = stranger.timed_offer(alice.address)
-    assert reply.startswith("4")
-    assert waited_s < stranger.patience.seconds(3)
-
-    client.start()
-    client.wait_for_boot()
-    stranger.send_persistently(alice.address, "second try", "Here again.\n")
-
-    assert alice.receive("second try").text == "Here again.\n"
-    assert alice.count("second try") == 1

@@ -166,7 +166,7 @@ def narrow(pair: Pair, bed: Session, world: World) -> None:
 
 @pytest.mark.usefixtures("narrow")
 def test_large_mail_passes_a_narrow_line_both_ways(stranger: Stranger, alice: Person) -> None:
-    text = "Line after line, as long as they may be in mail, and a picture's worth of them.\n" * 20_000
+    text = "Line after line, as long as they may be in mail, and a picture's worth of them.\n" * 5_000
 
     stranger.send(alice.address, "much to read", text)
     assert alice.receive("much to read").text == text
@@ -174,6 +174,7 @@ def test_large_mail_passes_a_narrow_line_both_ways(stranger: Stranger, alice: Pe
     assert stranger.receive("much to answer").message.get_content().replace("\r\n", "\n") == text
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("narrow")
 def test_a_file_of_25_mib_passes_a_narrow_line(stranger: Stranger, alice: Person, topology: Topology) -> None:
     if (
