@@ -133,7 +133,7 @@ def _one_session(
     subject: Subject,
     orders: Orders,
     selected: Sequence[str],
-    counter: Counter | None = None,
+    take: Callable[[int], Portion | None] | None = None,
     announce: Callable[[TestResult], None] | None = None,
 ) -> Seen:
     with session(subject) as running:
@@ -144,8 +144,8 @@ def _one_session(
                 say(f"round {rounds}")
             ledger = Ledger(orders.roots, only=frozenset(selected), announce=announce)
             plugins: list[object] = [Bed(running), ledger]
-            if counter:
-                plugins.append(Taker(partial(counter.take, rounds), ledger.id_of))
+            if take:
+                plugins.append(Taker(partial(take, rounds), ledger.id_of))
             limit_s = running.accelerator.patience.seconds(TEST_S)
             status = _one_round(subject.folder / JUNIT, orders, plugins, limit_s)
         if not ledger.results and status != pytest.ExitCode.INTERRUPTED:
@@ -203,7 +203,9 @@ def _side_by_side(subject: Subject, orders: Orders, jobs: int, found: Sequence[P
     for folder in folders:
         answer, ours = forked.Pipe(duplex=False)
         process = forked.Process(
-            target=_job, args=(replace(subject, folder=folder), orders, counter, ours), name=folder.name
+            target=_job,
+            args=(replace(subject, folder=folder), orders, counter, folder is folders[0], ours),
+            name=folder.name,
         )
         process.start()
         ours.close()
@@ -219,7 +221,7 @@ def _side_by_side(subject: Subject, orders: Orders, jobs: int, found: Sequence[P
     return together({folder.name: each for folder, each in zip(folders, seen, strict=True)})
 
 
-def _job(subject: Subject, orders: Orders, counter: Counter, answer: Connection) -> None:
+def _job(subject: Subject, orders: Orders, counter: Counter, first: bool, answer: Connection) -> None:
     """Do one job in a process of its own, whose words go to a file, and send what it saw, or why it saw nothing."""
     die_with_parent()
     terminal = os.fdopen(os.dup(2), "w", buffering=1)
@@ -231,7 +233,9 @@ def _job(subject: Subject, orders: Orders, counter: Counter, answer: Connection)
         terminal.write(told(test, f"{subject.folder.name}: "))
 
     try:
-        answer.send(inside(lambda: _one_session(subject, orders, counter.tests, counter, announce)))
+        answer.send(
+            inside(lambda: _one_session(subject, orders, counter.tests, partial(counter.take, first=first), announce))
+        )
     except (ImagebuilderError, AssertionError) as error:
         answer.send(error)
 

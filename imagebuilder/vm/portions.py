@@ -1,4 +1,4 @@
-"""How sessions side by side share the tests: whoever is done takes the next portion, what takes long first."""
+"""How sessions side by side share the tests: whoever is done takes the next portion."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import groupby
@@ -6,8 +6,8 @@ from multiprocessing.context import ForkContext
 
 import pytest
 
-UNKNOWN_S, LONG_S = 5.0, 120.0
-"""Taken for a test that never ran here, and for one that is marked as long."""
+UNKNOWN_S = 5.0
+"""Taken for a test that never ran here."""
 TOGETHER_S = 20.0
 """What the tests of a portion take together, about: at the end a session waits no longer for the others."""
 
@@ -19,14 +19,14 @@ def portions(
 ) -> tuple[Portion, ...]:
     """Return *tests* in portions, in the order in which to begin them. Pure.
 
-    Those that share a pair, *settled*, come together and in their own order, after all others; *long* ones are known
-    to take long even before *durations* are.
+    *long* ones come first, those that share a pair, *settled*, come together at the end, and what took longest by
+    *durations* comes before the rest.
     """
 
     def takes(test: str) -> float:
-        return durations.get(test, LONG_S if test in long else UNKNOWN_S)
+        return durations.get(test, UNKNOWN_S)
 
-    alone = sorted((test for test in tests if test not in settled), key=takes, reverse=True)
+    alone = sorted((test for test in tests if test not in settled), key=lambda test: (test not in long, -takes(test)))
     found: list[Portion] = [(test,) for test in alone]
     for _, group in groupby((test for test in tests if test in settled), key=lambda test: test.partition("::")[0]):
         portion: Portion = ()
@@ -40,20 +40,30 @@ def portions(
 
 
 class Counter:
-    """Portions that processes forked from this one take in turn, round after round."""
+    """Portions that processes forked from this one take in turn, round after round.
+
+    The first of them takes what is long and then whatever is next, the others come from the other end. So at any time
+    one boots at most: two boots at once take more than twice as long where processors are few.
+    """
 
     def __init__(self, found: Sequence[Portion], forked: ForkContext) -> None:
         self.tests = tuple(test for portion in found for test in portion)
         self._portions = tuple(found)
-        self._taken = forked.Value("i", 0)
+        self._lock = forked.Lock()
+        self._round, self._front, self._back = (forked.Value("i", value, lock=False) for value in (1, 0, 0))
 
-    def take(self, number: int) -> Portion | None:
+    def take(self, number: int, *, first: bool) -> Portion | None:
         """Return the next portion of round *number*, which counts from 1; None when all of them are taken."""
-        with self._taken.get_lock():
-            if self._taken.value >= number * len(self._portions):
+        with self._lock:
+            if number > self._round.value:  # whoever asks has seen the end of the one before
+                self._round.value, self._front.value, self._back.value = number, 0, 0
+            if number < self._round.value or self._front.value + self._back.value == len(self._portions):
                 return None
-            self._taken.value += 1
-            return self._portions[(self._taken.value - 1) % len(self._portions)]
+            if first:
+                self._front.value += 1
+                return self._portions[self._front.value - 1]
+            self._back.value += 1
+            return self._portions[-self._back.value]
 
 
 class Taker:

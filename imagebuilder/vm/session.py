@@ -141,12 +141,12 @@ class Session:
         Return what to restore it from, None when it could not be kept, and how long its boot took.
         """
         parts = pair.parts()
-        with self.snapshots.booting(parts):
-            if (saved := self.snapshots.find(parts)) is not None:
-                if self._goes_on(pair, saved):
-                    return saved, BootTimes.from_facts(saved.facts())
-            else:
-                say(f"the pair boots; what differs from what is kept: {self.snapshots.difference(parts)}")
+        if (found := self._kept_before(pair, parts)) is not None:
+            return found
+        with self.snapshots.booting():
+            if (found := self._kept_before(pair, parts)) is not None:  # by another run, meanwhile
+                return found
+            say(f"the pair boots; what differs from what is kept: {self.snapshots.difference(parts)}")
             times = self._boot(pair)
             if not self._keeps:
                 return None, times
@@ -154,6 +154,13 @@ class Session:
                 return saved, times
         self._keeps = False
         return None, self._boot(pair)
+
+    def _kept_before(self, pair: Pair, parts: Mapping[str, str]) -> tuple[Saved, BootTimes] | None:
+        """Go on from the pair like this that is kept, if there is one and mail flows through it."""
+        saved = self.snapshots.find(parts)
+        if saved is None or not self._goes_on(pair, saved):
+            return None
+        return saved, BootTimes.from_facts(saved.facts())
 
     def _goes_on(self, pair: Pair, saved: Saved) -> bool:
         """Restore *pair* from *saved*, of an earlier run, and return whether mail flows; forget *saved* if not."""

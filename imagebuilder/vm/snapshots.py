@@ -28,7 +28,7 @@ OLD_S = 14 * 86400
 """An older pair boots afresh: certificates and signatures in its memory come to their end."""
 FACTS = "facts.json"
 BOOTING_S = 3600.0
-"""Seconds to wait for another run that boots the same pair; its own deadlines are shorter."""
+"""Seconds to wait for another run that boots a pair; its own deadlines are shorter."""
 LISTING_S = 300.0
 """Seconds to wait for another run that looks through the kept pairs, or removes some."""
 
@@ -94,12 +94,14 @@ class Snapshots:
         return ", ".join(min((len(names), names) for names in differing)[1]) if differing else "none is kept yet"
 
     @contextlib.contextmanager
-    def booting(self, parts: Mapping[str, str]) -> Iterator[None]:
-        """Wait until no other run boots the same pair; it will have been kept then."""
+    def booting(self) -> Iterator[None]:
+        """Wait until nobody else boots a pair: one like this will have been kept then, and two at once take far longer
+        than one after the other.
+        """
         with self._alone():
-            place = (self.root / f"{key_of(parts)}.booting").open("w")
+            place = (self.root / "booting").open("w")
         with place:
-            hold_alone(place, "the end of another run's boot of the same pair", within_s=BOOTING_S)
+            hold_alone(place, "the end of another pair's boot", within_s=BOOTING_S)
             yield
 
     @contextlib.contextmanager

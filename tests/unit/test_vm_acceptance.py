@@ -159,19 +159,22 @@ def test_unfit():
 
 
 def test_what_takes_long_begins_first_and_tests_that_share_a_pair_stay_together() -> None:
-    tests = ["x::a", "x::b", "x::boots", "y::c", "y::d", "y::e"]
-    durations = {"x::a": 4.0, "x::b": 9.0, "y::c": 12.0, "y::d": 7.0}
+    tests = ["x::a", "x::b", "x::c", "x::boots", "y::d", "y::e", "y::f"]
+    durations = {"x::a": 4.0, "x::b": 9.0, "y::d": 12.0, "y::e": 7.0}
 
-    found = portions(tests, settled={"x::a", "y::c", "y::d", "y::e"}, long={"x::boots"}, durations=durations)
+    found = portions(tests, settled={"x::b", "y::d", "y::e", "y::f"}, long={"x::boots"}, durations=durations)
 
-    assert found == (("x::boots",), ("x::b",), ("x::a",), ("y::c", "y::d"), ("y::e",))
+    assert found == (("x::boots",), ("x::c",), ("x::a",), ("x::b",), ("y::d", "y::e"), ("y::f",))
 
 
-def test_sessions_side_by_side_take_every_test_once_a_round_and_none_waits_for_the_other() -> None:
-    counter = Counter((("a", "b"), ("c",)), multiprocessing.get_context("fork"))
+def test_sessions_side_by_side_take_every_test_once_a_round_from_both_ends() -> None:
+    counter = Counter((("long",), ("a", "b"), ("c",)), multiprocessing.get_context("fork"))
 
-    assert [counter.take(1), counter.take(1), counter.take(1), counter.take(1)] == [("a", "b"), ("c",), None, None]
-    assert [counter.take(2), counter.take(1), counter.take(2), counter.take(2)] == [("a", "b"), None, ("c",), None]
+    taken = [counter.take(1, first=first) for first in (False, True, False, True, False)]
+    assert taken == [("c",), ("long",), ("a", "b"), None, None]
+    assert [counter.take(2, first=True), counter.take(1, first=False), counter.take(2, first=True)] == [
+        ("long",), None, ("a", "b"),
+    ]  # fmt: skip
 
 
 def test_a_session_runs_what_it_takes_in_that_order(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def certificate_of(connection: SSLSocket) -> str:
     return DER_cert_to_PEM_cert(found)
 
 
+@pytest.mark.settled
 def test_each_name_of_the_web_front_shows_a_certificate_of_the_authority(shown: Shown, topology: Topology) -> None:
     names = public_names(topology)
     assert len(names) >= 4
@@ -43,6 +44,7 @@ def test_each_name_of_the_web_front_shows_a_certificate_of_the_authority(shown: 
     assert len({shown(name, HTTPS) for name in names}) == len(names)
 
 
+@pytest.mark.settled
 def test_submission_and_imap_show_a_certificate_of_the_authority_whose_key_the_proxy_does_not_have(
     shown: Shown, topology: Topology, pair: Pair
 ) -> None:
@@ -58,6 +60,7 @@ def test_submission_and_imap_show_a_certificate_of_the_authority_whose_key_the_p
     assert key_of(certificate) not in keys_on(pair.proxy)
 
 
+@pytest.mark.settled
 def test_mail_servers_see_the_key_that_the_tlsa_record_names(shown: Shown, topology: Topology, world: World) -> None:
     host = topology.proxy.hostname
     published = {record.rdata for record in world.records if record.owner == f"_25._tcp.{host}."}

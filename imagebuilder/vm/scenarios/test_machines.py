@@ -74,6 +74,7 @@ def test_the_image_that_was_booted_holds_no_secret_and_the_machine_shows_its_own
     assert machine.succeed("stat -c '%a %U' /run/credstore").strip() == "700 root"
 
 
+@pytest.mark.settled
 @pytest.mark.parametrize("role", list(Role))
 def test_not_even_root_changes_the_kernel_that_runs(pair: Pair, role: Role) -> None:
     machine = pair.machines[role]

@@ -72,6 +72,7 @@ def test_ssh_asks_nobody_for_a_password(client: Machine, bed: Session, topology:
         assert "Permission denied (publickey)" in said
 
 
+@pytest.mark.settled
 def test_the_administrators_key_opens_the_proxy_and_by_it_the_client(
     proxy: Machine, client: Machine, bed: Session, topology: Topology
 ) -> None:

@@ -46,6 +46,7 @@ def by_ipv4(world: World, proxy: Machine, topology: Topology) -> None:
     proxy.wait_until_succeeds(answers(topology.tunnel.client_address, 25), within_s=FOUND_AGAIN_S)
 
 
+@pytest.mark.settled
 def test_both_ends_reach_each_other_by_ipv6_too(proxy: Machine, client: Machine, topology: Topology) -> None:
     for port in (25, 4190, 10587, 10993):
         proxy.succeed(answers(topology.tunnel.client_ipv6, port))
@@ -53,6 +54,7 @@ def test_both_ends_reach_each_other_by_ipv6_too(proxy: Machine, client: Machine,
         (client.succeed if port != 22 else client.fail)(answers(topology.tunnel.proxy_ipv6, port))
 
 
+@pytest.mark.settled
 def test_a_message_by_the_ipv6_of_the_tunnel_without_xclient_is_put_off(
     proxy: Machine, topology: Topology, alice: Person
 ) -> None:
