@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from imagebuilder.errors import ImagebuilderError
@@ -14,7 +15,7 @@ from imagebuilder.tools import Tools
 from imagebuilder.vm.agent import Agent, AgentError
 from imagebuilder.vm.cables import devices_of, plug_in
 from imagebuilder.vm.namespace import entered
-from imagebuilder.vm.qemu import Cable, Hardware, Memory, qemu_argv
+from imagebuilder.vm.qemu import Cable, Firmware, Hardware, Memory, qemu_argv
 from imagebuilder.vm.qmp import Qmp, QmpError
 from imagebuilder.vm.waiting import NATURAL, Patience
 
@@ -72,8 +73,9 @@ class Chassis:
 
     # --- power
 
-    def start(self) -> None:
-        """Switch the machine on, and return at once."""
+    def start(self, firmware: Firmware | None = None) -> None:
+        """Switch the machine on, with another *firmware* from now on if one is named, and return at once."""
+        self.hardware = replace(self.hardware, firmware=firmware or self.hardware.firmware)
         self._power_on(self.hardware)
 
     def keep(self, state: Path) -> None:

@@ -21,7 +21,7 @@ from imagebuilder.vm.accelerator import KVM_DEVICES, Accelerator, processor, qem
 from imagebuilder.vm.disks import move_sparsely, overlay, provision, qcow2, raw
 from imagebuilder.vm.identity import Credentials
 from imagebuilder.vm.machine import Machine
-from imagebuilder.vm.qemu import OVMF_VARIABLES, Acceleration, Firmware, Hardware, Nic, mac_address, qemu_argv
+from imagebuilder.vm.qemu import OVMF_VARIABLES, Acceleration, Hardware, Nic, mac_address, qemu_argv
 from imagebuilder.vm.snapshots import Saved
 from imagebuilder.vm.world import CABLE_ENDS, FOLDER, World
 
@@ -70,11 +70,9 @@ class Pair:
         *,
         disks: Path,
         reports: Path,
-        firmware: Firmware = Firmware.UEFI,
     ) -> None:
         self.world = world
         self.images = images
-        self.firmware = firmware
         self._tools = world.tools
         self._credentials = credentials
         self._accelerator = accelerator
@@ -255,7 +253,6 @@ class Pair:
             memory_mib=MEMORY_MIB[role],
             acceleration=self._accelerator.kind,
             disk=self._disk(role),
-            firmware=self.firmware,
             variables=self._variables(role),
             nics=(Nic(CABLE_ENDS[role], mac_address(role), self.world.cable),),
             boot_deadline_s=EMULATED_DEADLINE_S if self._accelerator.kind is Acceleration.TCG else None,
@@ -267,7 +264,6 @@ class Pair:
     def parts(self) -> dict[str, str]:
         """Return all that a booted pair is determined by, named: what a saved one is found by."""
         parts = {
-            "firmware": str(self.firmware),
             "topology": self.world.topology.model_dump_json(),
             "names and addresses of the world": f"{self.world.places} {self.world.records} {self.world.routers}",
             "keys of the bed": self.world.identity.digest,

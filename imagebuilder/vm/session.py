@@ -22,7 +22,6 @@ from imagebuilder.vm.mta import MailServer
 from imagebuilder.vm.names import STRANGER_DOMAIN, STS_DOMAIN, foreign_domains
 from imagebuilder.vm.pair import BootTimes, Pair, boots_linux
 from imagebuilder.vm.people import Person, Stranger
-from imagebuilder.vm.qemu import Firmware
 from imagebuilder.vm.readiness import wait_until_certified, wait_until_mail_flows
 from imagebuilder.vm.sightings import Sightings
 from imagebuilder.vm.snapshots import Saved, Snapshots
@@ -213,7 +212,7 @@ class Session:
             raise
         return times
 
-    def new_pair(self, suffix: str, *, firmware: Firmware = Firmware.UEFI) -> Pair:
+    def new_pair(self, suffix: str) -> Pair:
         """Return another pair, switched off; only one pair can be on at a time, as the cables are shared."""
         disks = self.disks / (suffix or "pair")
         disks.mkdir(exist_ok=True)
@@ -226,7 +225,6 @@ class Session:
             self.accelerator,
             disks=disks,
             reports=reports,
-            firmware=firmware,
         )
 
     def switch_off(self) -> None:

@@ -23,7 +23,7 @@ from imagebuilder.vm.qemu import Memory
 from imagebuilder.vm.waiting import hold_alone
 
 KEPT_MOST = 4
-"""Pairs that are kept: by UEFI and by BIOS, of two topologies or two generations."""
+"""Pairs that are kept: of two topologies, say, two generations each."""
 OLD_S = 14 * 86400
 """An older pair boots afresh: certificates and signatures in its memory come to their end."""
 FACTS = "facts.json"

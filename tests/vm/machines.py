@@ -26,9 +26,10 @@ def machine_of(
     subject = running.subject
     variables = running.disks / f"{role}.variables"
     shutil.copyfile(subject.tools.tree / OVMF_VARIABLES.relative_to("/"), variables)
-    hardware = running.new_pair("other-disks", firmware=firmware).machines[role].hardware
+    hardware = running.new_pair("other-disks").machines[role].hardware
+    hardware = replace(hardware, disk=disk, disk_format=disk_format, bus=bus, ram=None)
     return Machine(
-        replace(hardware, disk=disk, disk_format=disk_format, bus=bus, variables=variables, ram=None),
+        replace(hardware, firmware=firmware, variables=variables),
         subject.tools,
         reports=running.reports,
         network=running.world.network_of(role),

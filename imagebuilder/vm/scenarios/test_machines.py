@@ -8,7 +8,6 @@ from imagebuilder.topology import Role
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.pair import Pair
 from imagebuilder.vm.partitions import root_partition
-from imagebuilder.vm.qemu import Firmware
 from imagebuilder.vm.session import Session
 
 
@@ -18,18 +17,6 @@ def test_both_images_boot_by_uefi_without_a_failed_unit_or_a_stuck_job(pair: Pai
         assert machine.succeed("systemctl is-system-running").strip() == "running"
         assert machine.failed_units() == ""
         assert machine.succeed("systemctl list-jobs --no-legend").strip() == ""
-
-
-@pytest.mark.long
-def test_both_images_boot_by_bios_and_mail_flows(bed: Session) -> None:
-    bed.switch_off()
-    pair = bed.new_pair("bios", firmware=Firmware.BIOS)
-    try:
-        bed.bring_up(pair)
-        for machine in pair.machines.values():
-            machine.succeed("test ! -e /sys/firmware/efi")
-    finally:
-        pair.kill()
 
 
 @pytest.mark.settled

@@ -46,7 +46,6 @@ def by_ipv4(world: World, proxy: Machine, topology: Topology) -> None:
     proxy.wait_until_succeeds(answers(topology.tunnel.client_address, 25), within_s=FOUND_AGAIN_S)
 
 
-@pytest.mark.settled
 def test_both_ends_reach_each_other_by_ipv6_too(proxy: Machine, client: Machine, topology: Topology) -> None:
     for port in (25, 4190, 10587, 10993):
         proxy.succeed(answers(topology.tunnel.client_ipv6, port))
