@@ -33,8 +33,8 @@ def seal(tools: Tools, root: Path, tree: Path, *, salt: bytes, uuid: UUID) -> st
 def regrown(tree: bytes, differing: Iterable[tuple[int, bytes]], size: int) -> tuple[bytes, str]:
     """Return the hash tree of a file system, and its root hash (hex).
 
-    *tree* is that of another file system, from which it differs by the *differing* blocks, offset and content each,
-    and by its *size* in bytes, which is not less. Pure.
+    *tree* is that of another file system of at least two blocks, from which it differs by the *differing* blocks,
+    offset and content each, and by its *size* in bytes, which is not less. Pure.
     """
     signature, version, kind, uuid, algorithm, data, block, count, length, padded = SUPERBLOCK.unpack_from(tree)
     assert (signature, version, kind, data, block) == (b"verity\0\0", 1, 1, BLOCK_BYTES, BLOCK_BYTES)

@@ -4,13 +4,18 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from uuid import UUID
 
 import pytest
 
+from imagebuilder.build import image as image_module
+from imagebuilder.build.base import Base
 from imagebuilder.build.frame import STAND_IN, Frame, Layout, named, places
 from imagebuilder.build.image import image_of, retire_images
 from imagebuilder.build.pieces import write_pieces
+from imagebuilder.errors import ImagebuilderError
 from imagebuilder.gpt import HEAD_BYTES, identified, lines
 from imagebuilder.plan import Recorded
 from imagebuilder.store.folder import Store, Used
@@ -129,3 +134,21 @@ def test_other_identifiers_leave_the_rest_of_a_table_as_it_is() -> None:
     assert lines(changed) == (old[0], old[1].replace(str(UUID(int=2)), str(new)), old[2])
     assert identified(changed, {new: UUID(int=2)}) == head[:HEAD_BYTES]
     assert len(old) == len(PARTITIONS)
+
+
+def test_a_root_larger_than_its_partition_is_one_sentence(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = with_layers(store, 3)
+    folders = {name: store.path(Recorded(f"proxy-{name}", steps[f"proxy-{name}"])) for name in ("frame", "base")}
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(VERITY - ROOT + 1)
+    monkeypatch.setattr(image_module, "append", lambda *_: large)
+    plan = SimpleNamespace(role=Role.PROXY, difference=Recorded("proxy-difference", "9" * 32))
+    parts: Any = SimpleNamespace(plan=plan, base=Base(folders["base"]))
+    tools: Any = None
+
+    with pytest.raises(ImagebuilderError, match="root file system of the proxy takes 11 MiB, and its partition has 10"):
+        image_module.build_difference(store, tools, parts, Frame(folders["frame"]))
+    assert not store.has(plan.difference)
