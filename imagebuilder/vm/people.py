@@ -178,6 +178,7 @@ class Person:
         found: list[Delivered] = []
         started = time.monotonic()
         limit = self.patience.seconds(within_s)
+        _hope(subject, self.missing())
         # One session for all looks: an emulated machine has more to do for a login than for the mail itself.
         with self.imap() as session:
 
