@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from uuid import uuid5
+from uuid import UUID, uuid5
 
 from imagebuilder.build import mkosi
 from imagebuilder.build.toolchain import extract
@@ -12,6 +12,7 @@ from imagebuilder.plan import NODE_MODULES, RolePlan, kernels
 from imagebuilder.resources import PROFILES
 from imagebuilder.store.folder import Store
 from imagebuilder.tools import Tools
+from imagebuilder.topology import Role
 from imagebuilder.tree import Folder
 
 ALGORITHM, CLUSTER_BYTES = "zstd,level=3", 65536
@@ -61,6 +62,11 @@ class Base:
         return found
 
 
+def identifier(lock: Lock, role: Role, purpose: str) -> UUID:
+    """Return the identifier of *purpose* in the image of *role*, always the same. Pure."""
+    return uuid5(lock.seed, f"{role} {purpose}")
+
+
 def build_base(store: Store, tools: Tools, lock: Lock, plan: RolePlan, *, node_modules: Path | None) -> Base:
     """Return the base of *plan*'s role; *node_modules* is what its plan names, if it names any."""
     extra_trees = [(node_modules, NODE_MODULES)] if node_modules else []
@@ -77,7 +83,7 @@ def build_base(store: Store, tools: Tools, lock: Lock, plan: RolePlan, *, node_m
                 folder=workspace,
                 extra_trees=extra_trees,
                 environment={
-                    "FILESYSTEM_UUID": str(uuid5(lock.seed, f"{plan.role} root")),
+                    "FILESYSTEM_UUID": str(identifier(lock, plan.role, "root")),
                     "ALGORITHM": ALGORITHM,
                     "CLUSTER_BYTES": str(CLUSTER_BYTES),
                 },
@@ -86,8 +92,8 @@ def build_base(store: Store, tools: Tools, lock: Lock, plan: RolePlan, *, node_m
                 tools,
                 built / "root.erofs",
                 built / "root.verity",
-                salt=uuid5(lock.seed, f"{plan.role} salt").bytes * 2,
-                uuid=uuid5(lock.seed, f"{plan.role} verity"),
+                salt=identifier(lock, plan.role, "salt").bytes * 2,
+                uuid=identifier(lock, plan.role, "verity"),
             )
             for name in ("root.erofs", "root.verity", "vmlinuz", "kernel-version", "os-release", "folders"):
                 (built / name).rename(folder / name)

@@ -5,9 +5,9 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import UUID, uuid5
+from uuid import UUID
 
-from imagebuilder.build.base import Base
+from imagebuilder.build.base import Base, identifier
 from imagebuilder.lock.model import Lock
 from imagebuilder.plan import KERNEL_COMMAND_LINE, PARTITIONS, RolePlan
 from imagebuilder.run import run
@@ -39,7 +39,7 @@ class Parts:
 
     def uuid(self, purpose: str) -> UUID:
         """Return the identifier of *purpose*, always the same."""
-        return uuid5(self.lock.seed, f"{self.plan.role} {purpose}")
+        return identifier(self.lock, self.plan.role, purpose)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from imagebuilder.errors import ImagebuilderError
+
 BLOCK_BYTES = 4096
 """What is found to differ, or not, at once."""
 STEP_BYTES = 2**17
@@ -80,7 +82,7 @@ def sha256_of_spans(spans: Iterable[Span], size: int) -> str:
                 with memoryview(buffer)[: span.end - position] as view:
                     count = os.preadv(opened[span.path], [view], span.place + position - span.start)
                     if not count:
-                        raise EOFError(f"{span.path} ends early")
+                        raise _damaged(span.path)
                     digest.update(view[:count])
                 position += count
     skip(size)
@@ -145,6 +147,10 @@ def _differing_blocks(old: Path, new: Path) -> Iterator[tuple[int, bytes]]:
             offset += len(step)
 
 
+def _damaged(path: Path) -> ImagebuilderError:
+    return ImagebuilderError(f"{path} ends early", hint="imagebuilder store verify tells all that is damaged")
+
+
 class _Opened(dict[Path, int]):
     """Files that are opened when first asked for, and closed together."""
 
@@ -176,5 +182,5 @@ def _write(source: int, target: int, span: Span) -> None:
         else:
             count = os.pwrite(target, os.pread(source, min(length, STEP_BYTES), place), position)
         if not count:
-            raise EOFError(f"{span.path} ends early")
+            raise _damaged(span.path)
         position += count

@@ -91,6 +91,16 @@ def test_a_disk_is_put_together_and_again_when_it_is_gone(store: Store) -> None:
     assert image.path.read_bytes() == content
 
 
+def test_a_layer_that_was_cut_short_is_one_sentence(store: Store) -> None:
+    steps = with_layers(store, 3)
+    pieces = store.path(Recorded("proxy-difference", steps["proxy-difference"])) / "pieces"
+    pieces.write_bytes(pieces.read_bytes()[:-1])
+
+    with pytest.raises(ImagebuilderError, match="pieces ends early"):
+        image_of(store, steps, Role.PROXY)
+    assert not store.has(Recorded("proxy-image", steps["proxy-image"]))
+
+
 def test_a_disk_whose_layers_are_gone_is_none(store: Store) -> None:
     assert image_of(store, keys(3), Role.PROXY) is None
     # As an earlier version recorded a generation.
