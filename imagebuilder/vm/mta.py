@@ -12,11 +12,11 @@ from email.message import EmailMessage
 from pathlib import Path
 
 from imagebuilder.errors import ImagebuilderError
-from imagebuilder.run import end, environment
+from imagebuilder.run import UNTIL_WE_END, end, environment, run
 from imagebuilder.tools import Tools
 from imagebuilder.vm.host import Host
 from imagebuilder.vm.names import GONE
-from imagebuilder.vm.namespace import entered, has_many_users
+from imagebuilder.vm.namespace import has_many_users
 
 READY_S = 30.0
 """Seconds that the server may take to answer."""
@@ -143,20 +143,24 @@ class MailServer:
             )
         self._lay_out()
         log = self._folder / "postfix.txt"
-        over = [(self._folder / name, Path("/etc") / name) for name in ("passwd", "group")]
-        command = self._tools.argv(
-            ["postfix", "-c", str(self._folder / "etc"), "start-fg"],
-            network=True, write=[self._folder], over=over,
-        )  # fmt: skip
-        with entered(self._host.name), log.open("ab") as messages:
+        with self._host.entered(), log.open("ab") as messages:
+            run(self._argv("postfix", "check"))  # makes the folders of its queue
+            # What `postfix start-fg` starts, but as our own child: it ends when it is told to, and when we end.
             self._process = subprocess.Popen(
-                command, env=environment(), stdin=subprocess.DEVNULL, stdout=messages, stderr=messages
-            )
+                [*UNTIL_WE_END, *self._argv("/usr/lib/postfix/sbin/master", "-d")],
+                env=environment(), stdin=subprocess.DEVNULL, stdout=messages, stderr=messages,
+            )  # fmt: skip
         deadline = time.monotonic() + READY_S
         while not self._greets():
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise ImagebuilderError(f"the stranger's Postfix does not greet:\n{self.log()[-2000:]}")
             time.sleep(0.1)
+
+    def _argv(self, program: str, *arguments: str) -> list[str]:
+        """Return the argv that runs one of Postfix's programs with our settings."""
+        over = [(self._folder / name, Path("/etc") / name) for name in ("passwd", "group")]
+        command = [program, "-c", str(self._folder / "etc"), *arguments]
+        return self._tools.argv(command, network=True, write=[self._folder], over=over)
 
     def stop(self) -> None:
         """Switch the server off."""

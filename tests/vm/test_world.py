@@ -157,7 +157,9 @@ def test_a_lost_packet_is_a_rule_away(new_world: Callable[[], World]) -> None:
     inside(work)
 
 
-def test_the_strangers_server_keeps_what_it_takes_and_relays_for_nobody(new_world: Callable[[], World]) -> None:
+def test_the_strangers_server_keeps_what_it_takes_relays_for_nobody_and_is_down_while_it_is_stopped(
+    new_world: Callable[[], World],
+) -> None:
     def work() -> tuple[Received, ...] | None:
         if not has_many_users():
             return None
@@ -170,6 +172,10 @@ def test_the_strangers_server_keeps_what_it_takes_and_relays_for_nobody(new_worl
                     refused = dialogue.sendmail("a@user.example", recipients, b"Subject: kept\r\n\r\n.\xff\r\n")
                 assert [(name, reply[0]) for name, reply in refused.items()] == [("b@elsewhere.example", 554)]
                 wait_for("the message", lambda: Seen(bool(server.received()), server.log()), within_s=20)
+                server.stop()
+                with pytest.raises(ConnectionRefusedError):
+                    world.user.connect(world.stranger.ipv4, 25, within_s=5)
+                server.start()
                 return server.received()
             finally:
                 server.stop()
