@@ -156,7 +156,7 @@ def test_a_pipelining_sender_gets_each_answer_in_order(room: Room) -> None:
 def test_a_large_message_arrives_unchanged_and_nothing_of_it_stays(room: Room) -> None:
     room.start_postfix()
     haraka = room.start_haraka_in()
-    sent = large_mail(20 * MIB)
+    sent = large_mail(35 * MIB)  # what a file of 25 MiB is when it travels
 
     with room.smtp() as session:
         session.ehlo()
