@@ -1,8 +1,9 @@
 """The root shell inside a machine: two credentials put it there at run time, a virtio-serial port leads to it.
 
-A request is ``ID TIMEOUT LENGTH\n`` and LENGTH bytes of bash; the answer is ``ID STATUS OUT ERR\n`` and as many
-bytes of standard output and standard error as these two numbers say. Nothing is encoded, so any byte passes. A
-starting shell says ``hello BOOT-ID\n``. Owns one socket.
+Where a machine is reached by ssh, the same shell runs at the end of the connection. A request is ``ID TIMEOUT
+LENGTH\n`` and LENGTH bytes of bash; the answer is ``ID STATUS OUT ERR\n`` and as many bytes of standard output and
+standard error as these two numbers say. Nothing is encoded, so any byte passes. A starting shell says ``hello
+BOOT-ID\n``. Owns one socket.
 """
 
 import base64
@@ -10,6 +11,7 @@ import itertools
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,11 +134,23 @@ def _unit(description: str, port: str, command: str, further: str) -> str:
     )
 
 
+def at_port(path: Path) -> socket.socket:
+    """Return the way to the shell of a machine whose virtio-serial port ends in the socket *path*."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(str(path))
+    except OSError as error:
+        connection.close()
+        raise AgentError(f"the shell's socket {path} can't be opened: {error}") from error
+    return connection
+
+
 class Agent:
     """The host's end of a root shell; one script at a time, from any thread."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, dial: Callable[[], socket.socket]) -> None:
+        self._dial = dial
+        """Opens the way to the shell; raises AgentError when there is none."""
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._buffer = bytearray()
@@ -147,13 +161,7 @@ class Agent:
     def connect(self) -> None:
         """Open the way to the shell afresh; what was under way is forgotten."""
         self.close()
-        connection = socket.socket(socket.AF_UNIX)
-        try:
-            connection.connect(str(self._path))
-        except OSError as error:
-            connection.close()
-            raise AgentError(f"the shell's socket {self._path} can't be opened: {error}") from error
-        self._socket = connection
+        self._socket = self._dial()
         self._buffer.clear()
 
     def close(self) -> None:

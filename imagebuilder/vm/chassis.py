@@ -7,12 +7,13 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import end, environment, say
 from imagebuilder.tools import Tools
-from imagebuilder.vm.agent import Agent, AgentError
+from imagebuilder.vm.agent import Agent, AgentError, at_port
 from imagebuilder.vm.cables import devices_of, plug_in
 from imagebuilder.vm.namespace import entered
 from imagebuilder.vm.qemu import Cable, Firmware, Hardware, Memory, qemu_argv
@@ -62,7 +63,7 @@ class Chassis:
         self._pumps: list[subprocess.Popen[bytes]] = []
         """What carries the frames of cables that are no taps."""
         self._qmp: Qmp | None = None
-        self._agent = Agent(hardware.shell_socket)
+        self._agent = Agent(partial(at_port, hardware.shell_socket))
         self._started = 0.0
         self.hello_s: float | None = None
         """Seconds from power-on to the root shell, at the last boot."""

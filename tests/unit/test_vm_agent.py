@@ -6,11 +6,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from imagebuilder.vm.agent import SHELL, TIMED_OUT, Agent, AgentError, Completed
+from imagebuilder.vm.agent import SHELL, TIMED_OUT, Agent, AgentError, Completed, at_port
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
     listener.listen()
     folder = tmp_path / "folder"
     folder.mkdir()
-    agent = Agent(path)
+    agent = Agent(partial(at_port, path))
     agent.connect()
     served, _ = listener.accept()
     with served, listener:
@@ -128,4 +129,4 @@ def test_scripts_from_several_threads_get_their_own_answers(agent: Agent) -> Non
 
 def test_a_shell_that_is_gone_is_an_error_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(AgentError, match="socket"):
-        Agent(tmp_path / "nothing").connect()
+        Agent(partial(at_port, tmp_path / "nothing")).connect()
