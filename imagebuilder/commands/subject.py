@@ -8,7 +8,7 @@ from imagebuilder.build.image import Image
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.recorded import build_again, build_recorded
 from imagebuilder.commands.sources import sources_of, the_store
-from imagebuilder.generations import Generations
+from imagebuilder.generations import Generation, Generations
 from imagebuilder.runs.history import History
 from imagebuilder.secrets.vault import read_secrets
 from imagebuilder.shipping.gate import tools_tree
@@ -37,14 +37,19 @@ def subject_of(args: Namespace, *, keep: bool = False) -> tuple[Subject, Origin]
         built, generation = build_recorded(files, store, sources)
         images, read, tools = built.images, files, built.tools
     topology, public, _ = read.read()
-    origin = Origin(
+    origin = origin_of(files, read, generation, store)
+    return Subject(images, topology, public, secrets, tools, History(store).new_run(), store.root, keep), origin
+
+
+def origin_of(files: Files, read: Files, generation: Generation, store: Store) -> Origin:
+    """Return where what is tested comes from: the operator's *files*, which were *read* as they were back then."""
+    return Origin(
         topology=files.topology.name,
         topology_key=topology_key(files, store),
         topology_sha256=hashlib.sha256(read.topology.read_bytes()).hexdigest(),
         lock_sha256=hashlib.sha256(read.lock.read_bytes()).hexdigest(),
         generation=generation.number,
     )
-    return Subject(images, topology, public, secrets, tools, History(store).new_run(), store.root, keep), origin
 
 
 def topology_key(files: Files, store: Store) -> str:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
+from imagebuilder.commands.deployed import deployed_arguments, deployment_of, require_sense
 from imagebuilder.commands.files import Files
 from imagebuilder.commands.report import write_page
 from imagebuilder.commands.sources import source_arguments, the_store
@@ -18,8 +19,9 @@ from imagebuilder.runs.history import History, durations
 from imagebuilder.runs.record import Outcome, Record, Verdict, group_of, sentence_of
 from imagebuilder.statements.signing import SigningKey, configured_signing_key
 from imagebuilder.store.hashing import sha256_of
-from imagebuilder.vm.acceptance import Orders, WrongTestsError, collect, run_scenarios
+from imagebuilder.vm.acceptance import Orders, WrongTestsError, collect, run_deployed, run_scenarios
 from imagebuilder.vm.denylist import read_denylist
+from imagebuilder.vm.deployed import Deployment
 from imagebuilder.vm.plugin import SCENARIOS
 from imagebuilder.vm.recording import record_of
 from imagebuilder.vm.session import Subject
@@ -54,6 +56,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--sign-with", type=Path, metavar="FILE", help="sign what a passed run says with this OpenSSH Ed25519 key"
     )
+    deployed_arguments(parser)
     source_arguments(parser)
 
 
@@ -61,7 +64,8 @@ def run(args: Namespace) -> int:
     """Build what is missing, run the acceptance tests, keep their record, and print what was seen."""
     files, history = Files(args.topology), History(the_store())
     key = configured_signing_key(args.sign_with)
-    if args.generation is None and not args.list:
+    require_sense(args)
+    if args.generation is None and not args.list and not args.deployed:
         files.read()  # what is wrong with the operator's files is told before anything else
     if args.pdb and args.jobs > 1:
         raise WrongTestsError("a debugger has one terminal, and --jobs asks for several", hint="leave one of them out")
@@ -73,9 +77,15 @@ def run(args: Namespace) -> int:
     if not collected.selected:
         say("no test is left to run" if collected.all else "there are no tests")
         return ExitStatus.FAILED
-    subject, origin = subject_of(args, keep=args.keep)
-    started = datetime.now(UTC)
-    seen = run_scenarios(subject, orders, collected)
+    subject: Subject | Deployment
+    if args.deployed:
+        subject, origin = deployment_of(args)
+        started = datetime.now(UTC)
+        seen = run_deployed(subject, orders, collected)
+    else:
+        subject, origin = subject_of(args, keep=args.keep)
+        started = datetime.now(UTC)
+        seen = run_scenarios(subject, orders, collected)
     record = record_of(subject, origin, orders, collected, seen, started, datetime.now(UTC))
     history.keep(record, subject.folder)
     say(f"report: {write_page(history, record, subject.folder)}")
@@ -96,6 +106,7 @@ def orders_of(args: Namespace, files: Files, history: History) -> Orders:
         expression=args.expression,
         roots=(SCENARIOS, own) if own.is_dir() and files.topology.exists() else (SCENARIOS,),
         jobs=args.jobs,
+        gentle=args.deployed,
         reruns=args.reruns,
         until_failure=args.until_failure,
         pytest_arguments=("--pdb",) if args.pdb else (),
@@ -104,7 +115,7 @@ def orders_of(args: Namespace, files: Files, history: History) -> Orders:
     )
 
 
-def proven(history: History, record: Record, subject: Subject, key: SigningKey | None) -> Path | None:
+def proven(history: History, record: Record, subject: Subject | Deployment, key: SigningKey | None) -> Path | None:
     """Attest that the images passed, if they did, all of it; return the attestation, or say why there is none."""
     why = refusal(record)
     for role, image in () if why else subject.images.items():
@@ -133,7 +144,7 @@ def facts(record: Record, folder: Path, proof: Path | None) -> dict[str, object]
     return told | record.model_dump(mode="json")
 
 
-def table(record: Record, subject: Subject) -> str:
+def table(record: Record, subject: Subject | Deployment) -> str:
     """Return the outcome for people."""
     lines = ["", "images"]
     for role, image in record.images.items():

@@ -235,9 +235,11 @@ class Record(Part):
     images: dict[Role, ImageFacts]
     generation: int | None = None
     accelerator: str
-    """kvm or tcg."""
+    """kvm or tcg; empty for deployed hosts."""
     patience: float
     """Factor by which waits were stretched."""
+    deployed: bool = False
+    """Whether these were hosts in use, and no machines of the bed."""
     expression: str = ""
     """Only tests that match it were run; empty: all."""
     deselected: int = 0
@@ -267,6 +269,8 @@ class Record(Part):
     def left_out(self) -> tuple[str, ...]:
         """Return why the run is not complete, a reason each; empty when it is."""
         reasons = [f"only tests matching {self.expression!r} were asked for"] if self.expression else []
+        if self.deployed:
+            reasons.append("these were deployed hosts, which are spared most tests")
         if self.deselected:
             reasons.append(f"{_tests(self.deselected)} left out")
         if denied := self.counts[Outcome.DENIED]:

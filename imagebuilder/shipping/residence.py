@@ -71,23 +71,29 @@ def differences_on_host(image: Image, shell: Shell) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def resident(host: Address, role: Role, keys: RoleKeys[str], gate: Address | None = None) -> Iterator[Shell]:
-    """Yield a shell at *host*, which must show the key of *role* in *keys*; through the proxy at *gate*, if given.
+def addressed(host: Address, role: Role, keys: RoleKeys[str], gate: Address | None = None) -> Iterator[Address]:
+    """Yield *host* as ssh reaches it, showing the key of *role* in *keys*; through the proxy at *gate*, if given.
 
-    Raises RemoteError when it can't be had.
+    Tells what it means when another key is shown within the block.
     """
     with tempfile.TemporaryDirectory() as folder:
         known = Path(folder) / "known_hosts"
         known.write_text("".join(f"{role} {keys.of(role)}\n" for role in Role))
         host = _known_as(host, role, known)
         try:
-            with connected(host.through(_known_as(gate, Role.PROXY, known)) if gate else host) as shell:
-                yield shell
+            yield host.through(_known_as(gate, Role.PROXY, known)) if gate else host
         except HostKeyError:
             said = (
                 f"{host.host}: its host key is not the one of this generation: another machine, or another generation"
             )
             raise HostKeyError(said, hint="imagebuilder generations tells what was shipped where") from None
+
+
+@contextlib.contextmanager
+def resident(host: Address, role: Role, keys: RoleKeys[str], gate: Address | None = None) -> Iterator[Shell]:
+    """Yield a shell at *host*, as `addressed` reaches it; raise RemoteError when it can't be had."""
+    with addressed(host, role, keys, gate) as address, connected(address) as shell:
+        yield shell
 
 
 def _known_as(address: Address, role: Role, known_hosts: Path) -> Address:

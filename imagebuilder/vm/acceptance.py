@@ -18,13 +18,15 @@ from imagebuilder.errors import ExitStatus, ImagebuilderError
 from imagebuilder.run import say
 from imagebuilder.runs.record import TestResult
 from imagebuilder.vm.denylist import Denylist
+from imagebuilder.vm.deployed import Deployment, deployed
 from imagebuilder.vm.ledger import Ledger
 from imagebuilder.vm.namespace import die_with_parent, inside
 from imagebuilder.vm.pair import BootTimes
-from imagebuilder.vm.plugin import SCENARIOS, Bed
+from imagebuilder.vm.plugin import SCENARIOS, Bed, Cast, Field
 from imagebuilder.vm.portions import Counter, Portion, Taker, portions
 from imagebuilder.vm.session import Subject, session
 from imagebuilder.vm.sightings import Sightings
+from imagebuilder.vm.waiting import Patience
 
 JUNIT, OUTPUT = "junit.xml", "output.txt"
 JOB_ENDS_S = 60.0
@@ -49,6 +51,8 @@ class Orders:
     """Folders of tests: ours, and the operator's own."""
     jobs: int = 1
     """Sessions side by side, each with a world and a pair of its own."""
+    gentle: bool = False
+    """Only tests that disturb nobody, as deployed hosts are in use."""
     reruns: int = 0
     """How often a test that failed is tried again."""
     until_failure: bool = False
@@ -64,9 +68,9 @@ class Seen:
     """What one session saw, or several together."""
 
     tests: tuple[TestResult, ...]
-    accelerator: str
-    """kvm or tcg."""
-    patience: float
+    accelerator: str = ""
+    """kvm or tcg; empty where nothing was booted here."""
+    patience: float = 1.0
     boot: BootTimes | None = None
     """Of the first boot, by this run or the one that kept the pair; None when no test needed the pair."""
     boots: int = 0
@@ -76,6 +80,8 @@ class Seen:
     rounds: int = 1
     stopped: bool = False
     """Whether the operator interrupted it."""
+    here: tuple[str, ...] = ()
+    """Addresses that deployed hosts saw this machine at."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ class Collected:
 
 def collect(orders: Orders) -> Collected:
     """Return which tests there are and which of them *orders* want; raise WrongTestsError when they can't be read."""
-    ledger = Ledger(orders.roots, denylist=orders.denylist)
+    ledger = Ledger(orders.roots, denylist=orders.denylist, gentle=orders.gentle)
     arguments = [*_arguments(orders.roots), "--collect-only", "-qq"]
     arguments += ["-k", orders.expression] if orders.expression else []
     with _swallowed() as said:
@@ -113,7 +119,7 @@ def collect(orders: Orders) -> Collected:
     if orders.roots == (SCENARIOS,):
         return collected
     # A conftest.py of the operator's could take our scenarios out without a word; that is leaving out, too.
-    hidden = set(collect(Orders()).selected) - set(collected.all)
+    hidden = set(collect(Orders(gentle=orders.gentle)).selected) - set(collected.all)
     return replace(collected, deselected=(*collected.deselected, *sorted(hidden)))
 
 
@@ -129,6 +135,22 @@ def run_scenarios(subject: Subject, orders: Orders, collected: Collected) -> See
     return inside(lambda: _one_session(subject, orders, collected.selected))
 
 
+def run_deployed(deployment: Deployment, orders: Orders, collected: Collected) -> Seen:
+    """Run the *collected* tests against the hosts of *deployment* and return what was seen.
+
+    Reports stay in its folder, and nothing on the hosts.
+    """
+    with deployed(deployment) as hosts:
+        ended = _rounds(deployment.folder, orders, collected.selected, Field(hosts), hosts.patience)
+        return Seen(
+            tests=ended.tests,
+            patience=hosts.patience.factor,
+            sightings=hosts.seen,
+            stopped=ended.stopped,
+            here=tuple(str(each) for each in (hosts.world.user.ipv4, hosts.world.user.ipv6) if each),
+        )
+
+
 def _one_session(
     subject: Subject,
     orders: Orders,
@@ -137,30 +159,53 @@ def _one_session(
     announce: Callable[[TestResult], None] | None = None,
 ) -> Seen:
     with session(subject) as running:
-        rounds, status, ledger = 0, pytest.ExitCode.OK, Ledger(orders.roots)
-        while status == pytest.ExitCode.OK and (rounds == 0 or orders.until_failure):
-            rounds += 1
-            if orders.until_failure:
-                say(f"round {rounds}")
-            ledger = Ledger(orders.roots, only=frozenset(selected), announce=announce)
-            plugins: list[object] = [Bed(running), ledger]
-            if take:
-                plugins.append(Taker(partial(take, rounds), ledger.id_of))
-            limit_s = running.accelerator.patience.seconds(TEST_S)
-            status = _one_round(subject.folder / JUNIT, orders, plugins, limit_s)
-        if not ledger.results and status != pytest.ExitCode.INTERRUPTED:
-            raise ImagebuilderError(f"pytest ended with status {int(status)} before any test")
+        patience = running.accelerator.patience
+        ended = _rounds(subject.folder, orders, selected, Bed(running), patience, take, announce)
         return Seen(
-            tests=ledger.results,
+            tests=ended.tests,
             accelerator=str(running.accelerator.kind),
-            patience=running.accelerator.patience.factor,
+            patience=patience.factor,
             boot=running.times,
             boots=running.boots,
             restores_s=tuple(running.restores_s),
             sightings=running.seen,
-            rounds=rounds,
-            stopped=status == pytest.ExitCode.INTERRUPTED,
+            rounds=ended.rounds,
+            stopped=ended.stopped,
         )
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """How pytest ended, of the last round."""
+
+    tests: tuple[TestResult, ...]
+    rounds: int
+    stopped: bool
+
+
+def _rounds(
+    folder: Path,
+    orders: Orders,
+    selected: Sequence[str],
+    cast: Cast,
+    patience: Patience,
+    take: Callable[[int], Portion | None] | None = None,
+    announce: Callable[[TestResult], None] | None = None,
+) -> _Ended:
+    """Run the *selected* tests with the fixtures of *cast*; round after round, if that is ordered."""
+    rounds, status, ledger = 0, pytest.ExitCode.OK, Ledger(orders.roots)
+    while status == pytest.ExitCode.OK and (rounds == 0 or orders.until_failure):
+        rounds += 1
+        if orders.until_failure:
+            say(f"round {rounds}")
+        ledger = Ledger(orders.roots, only=frozenset(selected), announce=announce)
+        plugins: list[object] = [cast, ledger]
+        if take:
+            plugins.append(Taker(partial(take, rounds), ledger.id_of))
+        status = _one_round(folder / JUNIT, orders, plugins, patience.seconds(TEST_S))
+    if not ledger.results and status != pytest.ExitCode.INTERRUPTED:
+        raise ImagebuilderError(f"pytest ended with status {int(status)} before any test")
+    return _Ended(ledger.results, rounds, status == pytest.ExitCode.INTERRUPTED)
 
 
 def _one_round(junit: Path, orders: Orders, plugins: Sequence[object], limit_s: float) -> pytest.ExitCode:

@@ -57,3 +57,12 @@ class Host:
                 return subprocess.run(list(argv), env={**os.environ, **(env or {})}, check=False).returncode
             except (FileNotFoundError, PermissionError) as error:
                 raise ImagebuilderError(f"{argv[0]!r} can't be run: {error.strerror}") from error
+
+
+@dataclass(frozen=True)
+class ThisMachine(Host):
+    """Where we are, with the addresses that others see us at: sockets and programs need go nowhere."""
+
+    def entered(self) -> contextlib.AbstractContextManager[None]:
+        """Stay."""
+        return contextlib.nullcontext()

@@ -13,7 +13,7 @@ from imagebuilder.vm.denylist import Denylist
 EVIDENCE, FAULT = "evidence", "fault"
 """Names of a report's properties: files about a failure, and whether it is the bed's own."""
 REASON_CHARACTERS = 4000
-SETTLED, LONG = "settled", "long"
+SETTLED, LONG, GENTLE = "settled", "long", "gentle"
 """Names of markers; pytest.ini says what they mean."""
 
 
@@ -38,11 +38,13 @@ class Ledger:
         *,
         denylist: Denylist | None = None,
         only: frozenset[str] | None = None,
+        gentle: bool = False,
         announce: Callable[[TestResult], None] | None = None,
     ) -> None:
         self._roots = tuple(roots)
         self._denylist = denylist
         self._only = only
+        self._gentle = gentle
         self._announce = announce
         self._entries: dict[str, Entry] = {}
         self._ids: dict[str, str] = {}
@@ -94,7 +96,9 @@ class Ledger:
                 )
                 self.denied += (told,)
                 denied.append(item)
-            elif self._only is not None and self.id_of(item) not in self._only:
+            elif (self._only is not None and self.id_of(item) not in self._only) or (
+                self._gentle and item.get_closest_marker(GENTLE) is None
+            ):
                 others.append(item)
         self._silent = {item.nodeid for item in (*denied, *others)}
         items[:] = [item for item in items if item.nodeid not in self._silent]

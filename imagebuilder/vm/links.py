@@ -88,14 +88,16 @@ class Link:
         """Lose what comes from that UDP port, as a router does that keeps a dead mapping for it."""
         self._set("udp", f"udp sport {port} drop")
 
-    def mend(self) -> None:
-        """Take everything back."""
-        if not self._sound:
-            self._faults.clear()
-            self._apply({})
-            self._tc(["del", "dev", self.device, "root"], missing_ok=True)
-            self.mtu()
-            self._sound = True
+    def mend(self) -> bool:
+        """Take everything back; return whether there was anything."""
+        if self._sound:
+            return False
+        self._faults.clear()
+        self._apply({})
+        self._tc(["del", "dev", self.device, "root"], missing_ok=True)
+        self.mtu()
+        self._sound = True
+        return True
 
     def _set(self, name: str, rule: str | None, *, egress: bool = True) -> None:
         if rule is None:
@@ -164,13 +166,13 @@ class HomeLine(Link):
         self._masquerade("masquerade fully-random")
         self._readdress(self._now)  # the kernel forgets what went by an address that is taken away
 
-    def mend(self) -> None:
-        """Take everything back, the first address included."""
+    def mend(self) -> bool:
+        """Take everything back, the first address included; return whether there was anything."""
         if not self._sound:
             self._masquerade("masquerade")
             if self._now != self.address:
                 self._readdress(self.address)
-        super().mend()
+        return super().mend()
 
     def _readdress(self, new: IPv4Interface) -> None:
         self._ip(

@@ -159,16 +159,21 @@ class Pair:
         self._on_both(self._wake)
         return time.monotonic() - started
 
+    def reconnect(self) -> None:
+        """Open the way through the tunnel, both ways, after the lines between the machines have changed."""
+        self.client.succeed(self._call())
+
     def _wake(self, machine: Machine) -> None:
-        """Set the clock of *machine*; from the client open the way through the tunnel, both ways, as a call does it."""
-        if machine is not self.client:
-            machine.set_clock()
-            return
+        """Set the clock of *machine*; from the client open the way through the tunnel, both ways."""
+        machine.set_clock(further=self._call() if machine is self.client else "true")
+
+    def _call(self) -> str:
+        """Return the script by which the client calls the proxy until it answers."""
         # The home line's router may know nothing of the tunnel until something goes out: the proxy could not call.
         limit = self._accelerator.patience.seconds(TUNNEL_S)
         attempt = f"( exec 5<>/dev/tcp/{self.world.topology.tunnel.proxy_address}/{RELAY_PORT} ) 2>/dev/null"
         again = f"(( SECONDS < {limit:.0f} )) || exit 1; sleep 0.1"
-        machine.set_clock(further=f"SECONDS=0; until {attempt}; do {again}; done")
+        return f"SECONDS=0; until {attempt}; do {again}; done"
 
     def flip_byte(self, role: Role, offset: int) -> None:
         """Change the byte at *offset* of a running machine's disk, as failing hardware does; the image stays whole."""

@@ -184,9 +184,7 @@ class Person:
 
             def look() -> Seen:
                 _hope(subject, self.missing())
-                for folder, raw in _messages(session, subject):
-                    message = email.message_from_bytes(raw, policy=email.policy.default)
-                    assert isinstance(message, EmailMessage)
+                for folder, raw, message in _messages(session, subject):
                     found.append(Delivered(message, raw, folder, time.monotonic() - started))
                 return Seen(bool(found), "no such message in any folder")
 
@@ -334,8 +332,8 @@ def _bytes(text: bytes | str) -> bytes:
     return text.encode() if isinstance(text, str) else text
 
 
-def _messages(session: imaplib.IMAP4, subject: str) -> Iterator[tuple[str, bytes]]:
-    """Yield folder and content of each message with *subject*."""
+def _messages(session: imaplib.IMAP4, subject: str) -> Iterator[tuple[str, bytes, EmailMessage]]:
+    """Yield folder, content and content as it is understood of each message with *subject*."""
     _, folders = session.list()
     for line in folders:
         name = re.sub(r'^\(.*?\) (?:"."|NIL) ', "", line.decode() if isinstance(line, bytes) else "")
@@ -346,5 +344,9 @@ def _messages(session: imaplib.IMAP4, subject: str) -> Iterator[tuple[str, bytes
         for number in (found[0] or b"").split():
             _, parts = session.fetch(number.decode(), "(BODY.PEEK[])")
             for part in parts:
-                if isinstance(part, tuple):
-                    yield name.strip('"'), part[1]
+                if not isinstance(part, tuple):
+                    continue
+                message = email.message_from_bytes(part[1], policy=email.policy.default)
+                assert isinstance(message, EmailMessage)
+                if message["Subject"] == subject:  # the search finds longer ones, too
+                    yield name.strip('"'), part[1], message

@@ -1,9 +1,11 @@
 """The pytest plugin: fixtures for the world, the machines and the people, and what a failure leaves behind."""
 
+import os
 import re
 import shutil
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from pdb import Pdb
 
@@ -11,9 +13,11 @@ import pytest
 
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import say
-from imagebuilder.topology import Role, Topology
+from imagebuilder.topology import PublicKeys, Role, Topology
 from imagebuilder.vm.boot_chart import boot_chart_of
 from imagebuilder.vm.complaints import Consoles
+from imagebuilder.vm.deployed import Deployed, Residents
+from imagebuilder.vm.inside import Inside
 from imagebuilder.vm.ledger import EVIDENCE, FAULT, SETTLED
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.outside import command_environment
@@ -24,14 +28,114 @@ from imagebuilder.vm.qemu import Acceleration
 from imagebuilder.vm.qmp import QmpError
 from imagebuilder.vm.session import Session, machines_off
 from imagebuilder.vm.sightings import Doors
-from imagebuilder.vm.world import World
+from imagebuilder.vm.surroundings import Machines, Outside
+
+KNOWN_PORTS, KNOCKS_PER_S = range(1, 1024), (500, 500)
+"""Those that programs of the system may serve (RFC 6335 section 6), and at which rates to try them out there."""
 
 
-class Bed:
+class Cast:
+    """Who and what appears in every test, in the bed and against deployed hosts."""
+
+    session: Session | Deployed
+
+    @pytest.fixture
+    def world(self) -> Outside:
+        """The Internet; in the bed, all networks and hosts around the machines."""
+        return self.session.world
+
+    @pytest.fixture
+    def topology(self) -> Topology:
+        """The topology under test."""
+        return self.session.subject.topology
+
+    @pytest.fixture
+    def public(self) -> PublicKeys:
+        """The public keys that are in the images."""
+        return self.session.subject.public
+
+    @pytest.fixture
+    def proxy(self, pair: Machines) -> Inside:
+        """The machine on the Internet."""
+        return pair.proxy
+
+    @pytest.fixture
+    def client(self, pair: Machines) -> Inside:
+        """The machine at home."""
+        return pair.client
+
+    @pytest.fixture
+    def alice(self, pair: Machines) -> Person:
+        """The owner of the topology's first mailbox, or a guest where that is really somebody's; abroad."""
+        return replace(self.session.person(0), missing=partial(self._missing, pair, *Role))
+
+    @pytest.fixture
+    def bob(self, pair: Machines) -> Person:
+        """The owner of the second mailbox, abroad too; a guest where the topology has one only."""
+        return replace(self.session.person(1), missing=partial(self._missing, pair, *Role))
+
+    @pytest.fixture
+    def stranger(self, pair: Machines) -> Stranger:
+        """Somebody elsewhere with a mail server of his own."""
+        if (stranger := self.session.stranger()) is None:
+            pytest.skip("this machine is no mail server: --as DOMAIN says whose it is")
+        # What the proxy has it sends by itself, and it answers strangers without the client.
+        return replace(stranger, missing=partial(self._missing, pair, Role.PROXY))
+
+    @pytest.fixture
+    def nobody(self) -> str:
+        """An address in a domain of the topology that nobody has, and no catch-all takes."""
+        for domain in self.session.subject.topology.mail.domains:
+            if not domain.catch_all:
+                return f"nobody-of-that-name@{domain.name}"
+        pytest.skip("every domain of the topology has a catch-all")
+
+    @staticmethod
+    def _missing(pair: Machines, *roles: Role) -> str:
+        """Say which machines of *pair* are off; nothing when those of *roles* all run."""
+        return machines_off(pair, *roles) if isinstance(pair, Pair) else ""
+
+
+class Field(Cast):
+    """Give the deployed hosts of *session* to the tests of one run."""
+
+    def __init__(self, session: Deployed) -> None:
+        self.session: Deployed = session
+
+    @pytest.fixture(autouse=True)
+    def name_of_test(self, request: pytest.FixtureRequest) -> None:
+        """Note which test sees what."""
+        self.session.seen.test = str(request.node.name)
+
+    @pytest.fixture
+    def pair(self) -> Residents:
+        """Both hosts, as they are."""
+        return self.session.pair
+
+    @pytest.fixture
+    def doors(self) -> Doors:
+        """Knocks at the ports of servers, slowly: routers on the way remember every knock."""
+        if os.geteuid():
+            pytest.skip("only root knocks at doors, by packets of his own")
+        return Doors(self.session.seen, self.session.world.lost_packets, KNOWN_PORTS, KNOCKS_PER_S)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Attach the end of each journal to a failure."""
+        report = yield
+        if report.failed:
+            for name, journal in self.session.journals().items():
+                report.sections.append((f"journal of {name}", journal))
+        return report
+
+
+class Bed(Cast):
     """Give *session* to the tests of one run."""
 
     def __init__(self, session: Session) -> None:
-        self.session = session
+        self.session: Session = session
         emulated = session.accelerator.kind is Acceleration.TCG
         self._consoles = Consoles(session.reports, emulated=emulated)
 
@@ -54,16 +158,6 @@ class Bed:
         return self.session
 
     @pytest.fixture
-    def world(self) -> World:
-        """The networks and hosts around the machines."""
-        return self.session.world
-
-    @pytest.fixture
-    def topology(self) -> Topology:
-        """The topology under test."""
-        return self.session.subject.topology
-
-    @pytest.fixture
     def pair(self, request: pytest.FixtureRequest) -> Iterator[Pair]:
         """Both machines, as fresh as when mail first flowed; a test marked as settled may share them with others."""
         shared = request.node.get_closest_marker(SETTLED) is not None
@@ -73,49 +167,12 @@ class Bed:
         for machine in pair.machines.values():
             self._capture(machine)
         yield pair
-        self.session.world.mend()
-
-    @pytest.fixture
-    def proxy(self, pair: Pair) -> Machine:
-        """The machine on the Internet."""
-        return pair.proxy
-
-    @pytest.fixture
-    def client(self, pair: Pair) -> Machine:
-        """The machine at home."""
-        return pair.client
+        self.session.mend()
 
     @pytest.fixture
     def doors(self) -> Doors:
         """Knocks at ports."""
-        return Doors(self.session.seen, self.session.world)
-
-    @pytest.fixture
-    def stranger(self, pair: Pair) -> Stranger:
-        """Somebody elsewhere with a mail server of his own."""
-        # What the proxy has it sends by itself, and it answers strangers without the client.
-        return replace(self.session.stranger(), missing=lambda: machines_off(pair, Role.PROXY))
-
-    @pytest.fixture
-    def alice(self, pair: Pair) -> Person:
-        """The owner of the topology's first mailbox, abroad."""
-        return self._person(0, pair)
-
-    @pytest.fixture
-    def bob(self, pair: Pair) -> Person:
-        """The owner of the second mailbox, abroad too; a guest where the topology has one only."""
-        return self._person(1, pair)
-
-    def _person(self, number: int, pair: Pair) -> Person:
-        return replace(self.session.person(number), missing=lambda: machines_off(pair, *Role))
-
-    @pytest.fixture
-    def nobody(self) -> str:
-        """An address in a domain of the topology that nobody has, and no catch-all takes."""
-        for domain in self.session.subject.topology.mail.domains:
-            if not domain.catch_all:
-                return f"nobody-of-that-name@{domain.name}"
-        pytest.skip("every domain of the topology has a catch-all")
+        return Doors(self.session.seen, self.session.world.lost_packets)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(

@@ -8,6 +8,7 @@ from imagebuilder.services.certificate import public_names
 from imagebuilder.topology import Topology
 from imagebuilder.vm.host import Host
 from imagebuilder.vm.people import IMAPS, SMTP, SUBMISSION
+from imagebuilder.vm.surroundings import Outside
 from imagebuilder.vm.waiting import HopelessError, Patience, Seen, wait_for
 from imagebuilder.vm.web import HTTPS
 from imagebuilder.vm.world import World, unverified
@@ -78,7 +79,7 @@ STARTTLS = (b"EHLO roaming.user.example\r\n", b"STARTTLS\r\n")
 
 
 def secured(
-    world: World, name: str, port: int, *, first: tuple[bytes, ...] = (), within_s: float = 20
+    world: Outside, name: str, port: int, *, first: tuple[bytes, ...] = (), within_s: float = 20
 ) -> ssl.SSLSocket:
     """Return a TLS connection from the user abroad to *name* on *port*, after saying *first* in the clear.
 

@@ -11,6 +11,7 @@ from imagebuilder.runs.record import Hop, ImageFacts, Message, Record, Scene
 from imagebuilder.topology import Topology
 from imagebuilder.vm.acceptance import Collected, Orders, Seen
 from imagebuilder.vm.addresses import addresses
+from imagebuilder.vm.deployed import Deployment
 from imagebuilder.vm.session import Subject
 from imagebuilder.vm.world import PUBLIC_TCP
 
@@ -29,7 +30,7 @@ class Origin:
 
 
 def record_of(
-    subject: Subject,
+    subject: Subject | Deployment,
     origin: Origin,
     orders: Orders,
     collected: Collected,
@@ -60,7 +61,8 @@ def record_of(
         expression=orders.expression or "",
         deselected=len(collected.deselected),
         never_ran=tuple(never),
-        scene=scene(subject.topology),
+        deployed=isinstance(subject, Deployment),
+        scene=scene(subject.topology, seen.here if seen else ()),
         hello_s=seen.boot.hello_s if seen and seen.boot else {},
         settled_s=seen.boot.settled_s if seen and seen.boot else {},
         mail_ready_s=seen.boot.mail_ready_s if seen and seen.boot else None,
@@ -86,14 +88,14 @@ def _notes(orders: Orders, collected: Collected, seen: Seen | None) -> Iterable[
         yield "the operator stopped the run"
 
 
-def scene(topology: Topology) -> Scene:
-    """Return what a picture of *topology* in the bed's world shows. Pure."""
+def scene(topology: Topology, here: tuple[str, ...] = ()) -> Scene:
+    """Return what a picture of *topology* shows: in the bed's world, or deployed and seen from *here*. Pure."""
     proxy, client, tunnel, places = topology.proxy, topology.client, topology.tunnel, addresses(topology)
     return Scene(
         proxy=proxy.hostname,
         proxy_addresses=_texts(proxy.ipv4.ip, proxy.ipv6 and proxy.ipv6.ip),
         client=client.hostname,
-        client_address=str(places.client.ipv4.ip),
+        client_address="" if here else str(places.client.ipv4.ip),
         tunnel_network=str(tunnel.network),
         tunnel_proxy=str(tunnel.proxy_address),
         tunnel_client=str(tunnel.client_address),
@@ -101,9 +103,9 @@ def scene(topology: Topology) -> Scene:
         domains=tuple(domain.name for domain in topology.mail.domains),
         mailboxes=len(topology.mail.mailboxes),
         open_ports=PUBLIC_TCP,
-        stranger=_texts(places.stranger.ipv4.ip, places.stranger.ipv6 and places.stranger.ipv6.ip),
-        user=_texts(places.user.ipv4.ip, places.user.ipv6 and places.user.ipv6.ip),
-        home=str(places.home.ipv4.ip),
+        stranger=here or _texts(places.stranger.ipv4.ip, places.stranger.ipv6 and places.stranger.ipv6.ip),
+        user=here or _texts(places.user.ipv4.ip, places.user.ipv6 and places.user.ipv6.ip),
+        home="" if here else str(places.home.ipv4.ip),
     )
 
 

@@ -5,22 +5,25 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
-from ipaddress import IPv4Address, IPv6Address
+from collections.abc import Callable, Collection, Iterable, Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from imagebuilder.vm.host import Host
 from imagebuilder.vm.namespace import entered
 
 Address = IPv4Address | IPv6Address
+AF = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 SYN, ACK_SYN = 0x02, 0x12
 RATES_PER_S = (10_000, 4000, 4000)
 """SYNs per second, one time after the other, until nothing got lost: an emulated machine mostly keeps up with these."""
 ANSWERS_EVERY = 16
 """SYNs after which answers are taken in."""
-LINGER_S = 4.0
+LINGER_S = 2.0
 """Seconds to go on listening after the last packet."""
+LATEST_S = 10.0
+"""Seconds to go on listening while a port that should answer has not."""
 UDP_PORTS = (19, 53, 67, 68, 69, 111, 123, 137, 161, 443, 500, 514, 546, 547, 1194, 1900, 4500, 5353, 5355, 51820)
 """Ports that something on a Debian host may serve."""
 UDP_PROBES = (
@@ -33,15 +36,21 @@ UDP_PROBES = (
 
 
 def answering_tcp_ports(
-    host: Host, target: Address, lost: Callable[[], int | None], ports: Iterable[int] = range(1, 65536)
+    host: Host,
+    target: Address,
+    lost: Callable[[], int | None],
+    ports: Iterable[int] = range(1, 65536),
+    *,
+    expected: Collection[int] = (),
+    rates_per_s: Iterable[int] = RATES_PER_S,
 ) -> set[int]:
     """Return the TCP ports of *target* that answer a SYN of *host* with a SYN-ACK.
 
-    *lost* returns how many packets were ever lost on the way to a machine; None when nobody can tell.
+    *expected* ones are given longer. *lost* returns how many packets were ever lost on the way to a machine; None when
+    nobody can tell.
     """
-    family = socket.AF_INET6 if target.version == 6 else socket.AF_INET
-    own = host.ipv6 if target.version == 6 else host.ipv4
-    assert own is not None
+    family = AF[target.version]
+    own = _source(host, target)
     source = random.randrange(20000, 30000)
     opened: set[int] = set()
     with host.entered():
@@ -51,7 +60,7 @@ def answering_tcp_ports(
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         todo = list(ports)
         random.shuffle(todo)
-        for rate in RATES_PER_S:
+        for rate in rates_per_s:
             before = lost()
             for number, port in _paced(todo, rate):
                 if port not in opened:
@@ -59,6 +68,9 @@ def answering_tcp_ports(
                 if number % ANSWERS_EVERY == 0:
                     opened |= set(_syn_acks(raw, target, source, 0))
             opened |= set(_syn_acks(raw, target, source, LINGER_S))
+            deadline = time.monotonic() + LATEST_S - LINGER_S
+            while not opened.issuperset(expected) and time.monotonic() < deadline:
+                opened |= set(_syn_acks(raw, target, source, 0.1))
             if before is not None and lost() == before:
                 break
     return opened
@@ -78,7 +90,7 @@ def lost_packets(networks: Iterable[str]) -> int:
 
 def answering_udp_ports(host: Host, target: Address, ports: Iterable[int] = UDP_PORTS) -> set[int]:
     """Return the UDP ports of *target* that send anything back to *host*, an ICMP error included."""
-    family = socket.AF_INET6 if target.version == 6 else socket.AF_INET
+    family = AF[target.version]
     sockets: dict[int, socket.socket] = {}
     answered: set[int] = set()
     for port in ports:
@@ -108,6 +120,13 @@ def answering_udp_ports(host: Host, target: Address, ports: Iterable[int] = UDP_
         for each in sockets.values():
             each.close()
     return answered
+
+
+def _source(host: Host, target: Address) -> Address:
+    """Return the address that packets of *host* to *target* bear when they leave: a router may give them another."""
+    with host.entered(), socket.socket(AF[target.version], socket.SOCK_DGRAM) as probe:
+        probe.connect((str(target), 9))  # sends nothing
+        return ip_address(probe.getsockname()[0])
 
 
 def _paced(ports: Iterable[int], rate_per_s: int) -> Iterator[tuple[int, int]]:

@@ -65,6 +65,8 @@ class Session:
     seen: Sightings = field(default_factory=Sightings)
     """What goes into the run's record."""
     _pair: Pair | None = None
+    _detached: bool = False
+    """Whether the machines may have to find each other again."""
     _unbootable: str | None = None
     _saved: Saved | None = None
     _untouched: bool = False
@@ -107,7 +109,7 @@ class Session:
     def fresh(self) -> Pair:
         """Return the pair as it was when mail first flowed: restored, or booted anew when that fails."""
         pair = self.booted()
-        self._settled = False
+        self._settled = self._detached = False
         if self._untouched:
             self._untouched = False
             return pair
@@ -128,7 +130,14 @@ class Session:
             self.fresh()
             self._settled = True
         assert self._pair is not None
+        if self._detached:
+            self._pair.reconnect()
+        self._detached = False
         return self._pair
+
+    def mend(self) -> None:
+        """Take back all that was done to the world around the pair."""
+        self._detached |= self.world.mend()
 
     def stir(self) -> None:
         """Let the next one who asks for a settled pair get a fresh one: nobody knows what happened to this one."""

@@ -1,16 +1,14 @@
 """What a run sees beside the outcomes of its tests, for its record: messages, doors, complaints, boots."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 from imagebuilder.runs.record import Authentication, BootChart, Complaint, DoorCheck, Message
 from imagebuilder.topology import Role
 from imagebuilder.vm.host import Host
-from imagebuilder.vm.qemu import Cable
-from imagebuilder.vm.scan import UDP_PORTS, answering_tcp_ports, answering_udp_ports, lost_packets
+from imagebuilder.vm.scan import RATES_PER_S, UDP_PORTS, answering_tcp_ports, answering_udp_ports
 from imagebuilder.vm.verdict import Verdict
-from imagebuilder.vm.world import World
 
 EVERY_PORT = range(1, 65536)
 
@@ -52,18 +50,23 @@ class Doors:
     """Knocks at ports, and notes what was to answer beside what did."""
 
     seen: Sightings
-    world: World
+    lost: Callable[[], int | None]
+    """As answering_tcp_ports wants it."""
+    every: range = EVERY_PORT
+    """What "every port" means."""
+    rates_per_s: tuple[int, ...] = RATES_PER_S
 
     def tcp(
         self,
         host: Host,
         target: IPv4Address | IPv6Address,
         *,
-        expected: Iterable[int] = (),
-        ports: range = EVERY_PORT,
+        expected: Collection[int] = (),
+        ports: range | None = None,
     ) -> set[int]:
-        """Return the TCP ports of *target* that answer *host*."""
-        answered = answering_tcp_ports(host, target, self._lost, ports)
+        """Return the TCP ports of *target* that answer *host*, of *ports* or of every one."""
+        ports = ports or self.every
+        answered = answering_tcp_ports(host, target, self.lost, ports, expected=expected, rates_per_s=self.rates_per_s)
         self._note(host, target, "tcp", len(ports), expected, answered)
         return answered
 
@@ -72,11 +75,6 @@ class Doors:
         answered = answering_udp_ports(host, target)
         self._note(host, target, "udp", len(UDP_PORTS), expected, answered)
         return answered
-
-    def _lost(self) -> int | None:
-        # what raw sockets lose, no interface counts
-        networks = (self.world.network_of(role) for role in Role)
-        return lost_packets(networks) if self.world.cable is Cable.TAP else None
 
     def _note(
         self,

@@ -40,6 +40,7 @@ from imagebuilder.vm.names import STRANGER_NAMES, stranger_tlsa, world_records
 from imagebuilder.vm.nameserver import NameServer, make_zone_key, root_addresses
 from imagebuilder.vm.namespace import NETWORKS, bind_over, entered, new_network
 from imagebuilder.vm.qemu import Cable, mac_address
+from imagebuilder.vm.scan import lost_packets
 
 FOLDER = Path("/run/bed")
 """Sockets and small files of the world; /run is the namespace's own."""
@@ -166,12 +167,17 @@ class World:
         """Return the network that the cable of the machine *role* leads to."""
         return "internet" if role is Role.PROXY else "home"
 
-    def mend(self) -> None:
-        """Take back all that was done to links, names and the authority."""
+    def lost_packets(self) -> int | None:
+        """Return how many packets were ever lost on the way to a machine; None when nobody can tell."""
+        # what raw sockets lose, no interface counts
+        return lost_packets(self.network_of(role) for role in Role) if self.cable is Cable.TAP else None
+
+    def mend(self) -> bool:
+        """Take back all that was done to links, names and the authority; return whether any link had been touched."""
         self.authority.mend()
-        for link in self.links.values():
-            link.mend()
         self.dns.mend()
+        touched = [link.mend() for link in self.links.values()]
+        return any(touched)
 
     def firewall(self, host: Host, rules: str) -> None:
         """Apply *rules*, in nft's language, to *host*; for loss, blocking and the like."""

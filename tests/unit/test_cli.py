@@ -107,3 +107,31 @@ def test_a_reader_that_goes_away_causes_no_traceback(site: Path) -> None:
         assert process.stdout and process.stderr
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--as", "example.net"], "--as: that is for deployed hosts"),
+        (["--identity", "key", "--certificate", "pem"], "--identity, --certificate: that is for deployed hosts"),
+        (["--deployed", "--jobs", "2", "--keep"], "--jobs, --keep: that is for machines of the bed"),
+        (["--deployed", "--certificate", "pem"], "--certificate is for a mail server"),
+        (["--deployed"], "nothing has been built from topology.toml yet"),
+    ],
+)
+def test_options_that_have_nothing_to_say_to_each_other_are_told(
+    site: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["test", *options]) in (1, 2)
+    assert said in capsys.readouterr().err
+
+
+def test_deployed_hosts_get_the_gentle_tests_alone(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["test", "--list", "--json"]) == 0
+    every = json.loads(capsys.readouterr().out)
+    assert main(["test", "--list", "--json", "--deployed"]) == 0
+    gentle = json.loads(capsys.readouterr().out)
+
+    assert set(gentle) < set(every)
+    assert len(gentle) > 50
+    assert not [name for name in gentle if "test_recovery" in name or "test_faults" in name]

@@ -111,7 +111,7 @@ def headline(record: Record) -> str:
 
 
 def _facts(record: Record) -> list[Fact]:
-    processor = {"kvm": "KVM", "tcg": "emulation"}.get(record.accelerator, record.accelerator)
+    processor = {"kvm": "KVM", "tcg": "emulation", "": "whoever they were deployed to"}[record.accelerator]
     facts = [
         Fact("started", f"{record.started:%d %B %Y, %H:%M} UTC"),
         Fact("took", _duration(record.seconds)),

@@ -100,7 +100,7 @@ def hosts(scene: Scene) -> tuple[Host, Host, Host, Host]:
             scene.client,
             (
                 "client",
-                f"at home {scene.client_address}",
+                *([f"at home {scene.client_address}"] if scene.client_address else []),
                 f"in the tunnel {scene.tunnel_client}",
                 f"{boxes}, {domains}",
             ),
@@ -126,7 +126,7 @@ def wide(scene: Scene) -> Picture:
         Box(*place["proxy"], middle, proxy.height, "proxy"),
         Box(*place["client"], middle, client.height, "client"),
     ]
-    labels = [Label(860, 24, f"home, seen from outside as {scene.home}", "edge")]
+    labels = [Label(860, 24, f"home, seen from outside as {scene.home}" if scene.home else "home", "edge")]
     for name, host in (("stranger", stranger), ("user", user), ("proxy", proxy), ("client", client)):
         labels += host.labels(*place[name], middle if name in ("proxy", "client") else side)
     centre = height / 2
@@ -164,7 +164,7 @@ def narrow(scene: Scene) -> Picture:
         *user.labels(width - half, 0, half),
         *proxy.labels(0, proxy_y, width),
         *client.labels(14, frame_y + 38, width - 28),
-        Label(16, frame_y + 24, f"home, outside {scene.home}", "edge"),
+        Label(16, frame_y + 24, f"home, outside {scene.home}" if scene.home else "home", "edge"),
         Label(half / 2 + 12, top + 33, "25", "edge"),
         Label(width - half / 2 + 12, top + 33, "587, 993", "edge"),
         Label(width - 62, frame_y - 22, f"WireGuard, udp {scene.tunnel_port}", "edge", "end"),

@@ -14,15 +14,15 @@ from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.pair import Pair
 from imagebuilder.vm.people import IMAPS, SMTP, SUBMISSION
 from imagebuilder.vm.readiness import STARTTLS, secured
+from imagebuilder.vm.surroundings import Machines, Outside
 from imagebuilder.vm.web import HTTPS
-from imagebuilder.vm.world import World
 
 Shown = Callable[..., str]
 """Returns the certificate that a name and port show to somebody who verifies it, PEM."""
 
 
 @pytest.fixture
-def shown(pair: Pair, world: World) -> Shown:
+def shown(pair: Machines, world: Outside) -> Shown:
     def shown(name: str, port: int, *, first: tuple[bytes, ...] = ()) -> str:
         with secured(world, name, port, first=first) as connection:
             return certificate_of(connection)
@@ -36,6 +36,7 @@ def certificate_of(connection: SSLSocket) -> str:
     return DER_cert_to_PEM_cert(found)
 
 
+@pytest.mark.gentle
 @pytest.mark.settled
 def test_each_name_of_the_web_front_shows_a_certificate_of_the_authority(shown: Shown, topology: Topology) -> None:
     names = public_names(topology)
@@ -60,8 +61,9 @@ def test_submission_and_imap_show_a_certificate_of_the_authority_whose_key_the_p
     assert key_of(certificate) not in keys_on(pair.proxy)
 
 
+@pytest.mark.gentle
 @pytest.mark.settled
-def test_mail_servers_see_the_key_that_the_tlsa_record_names(shown: Shown, topology: Topology, world: World) -> None:
+def test_mail_servers_see_the_key_that_the_tlsa_record_names(shown: Shown, topology: Topology, world: Outside) -> None:
     host = topology.proxy.hostname
     published = {record.rdata for record in world.records if record.owner == f"_25._tcp.{host}."}
 

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 import pytest
 
 from imagebuilder.topology import Topology
-from imagebuilder.vm.people import IMAPS, SMTP, SUBMISSION, Stranger
+from imagebuilder.vm.inside import Inside
+from imagebuilder.vm.people import IMAPS, SMTP, SUBMISSION
+from imagebuilder.vm.surroundings import Outside
 from imagebuilder.vm.wire import wire
-from imagebuilder.vm.world import World, unverified
+from imagebuilder.vm.world import unverified
 
 pytestmark = pytest.mark.settled
 
@@ -33,7 +35,7 @@ def only(newest: ssl.TLSVersion, oldest: ssl.TLSVersion, ciphers: str | None = N
 
 @contextmanager
 def shaken(
-    world: World, topology: Topology, port: int, context: ssl.SSLContext, within_s: float
+    world: Outside, topology: Topology, port: int, context: ssl.SSLContext, within_s: float
 ) -> Iterator[ssl.SSLSocket]:
     """Yield the connection after the handshake at *port*; raise OSError when it fails."""
     address, name = topology.proxy.ipv4.ip, topology.proxy.hostname
@@ -48,7 +50,7 @@ def shaken(
         yield line.encrypt(context, name)
 
 
-def refused(world: World, topology: Topology, port: int, context: ssl.SSLContext, within_s: float) -> bool:
+def refused(world: Outside, topology: Topology, port: int, context: ssl.SSLContext, within_s: float) -> bool:
     """Return whether the other side wants no handshake with *context*."""
     try:
         with shaken(world, topology, port, context, within_s):
@@ -59,18 +61,20 @@ def refused(world: World, topology: Topology, port: int, context: ssl.SSLContext
         return True
 
 
+@pytest.mark.gentle
 @pytest.mark.parametrize("port", PORTS)
-def test_nothing_older_than_tls_1_2_is_spoken(stranger: Stranger, world: World, topology: Topology, port: int) -> None:
-    limit = stranger.patience.seconds(10)
+def test_nothing_older_than_tls_1_2_is_spoken(proxy: Inside, world: Outside, topology: Topology, port: int) -> None:
+    limit = proxy.patience.seconds(10)
     for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
         assert refused(world, topology, port, only(version, version), limit), version
 
 
+@pytest.mark.gentle
 @pytest.mark.parametrize("port", PORTS)
 def test_old_ciphers_are_refused_and_modern_ones_taken(
-    stranger: Stranger, world: World, topology: Topology, port: int
+    proxy: Inside, world: Outside, topology: Topology, port: int
 ) -> None:
-    limit, two, three = stranger.patience.seconds(10), ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
+    limit, two, three = proxy.patience.seconds(10), ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 
     assert refused(world, topology, port, only(two, two, OLD_CIPHERS), limit)
     for context in (only(two, two, "ECDHE+AESGCM"), only(three, three)):

@@ -31,6 +31,7 @@ def deliver(
     return code, said.decode(errors="replace")
 
 
+@pytest.mark.gentle
 def test_spam_is_refused_in_the_dialogue(stranger: Stranger, alice: Person) -> None:
     code, said = deliver(stranger, alice, "buy now", text=f"{GTUBE}\n")
 
@@ -43,6 +44,7 @@ def test_a_users_own_spam_does_not_leave(alice: Person, stranger: Stranger) -> N
         alice.send(stranger.address, "buy from us", f"{GTUBE}\n")
 
 
+@pytest.mark.gentle
 def test_a_stranger_who_writes_in_our_name_is_refused(stranger: Stranger, alice: Person) -> None:
     code, said = deliver(stranger, alice, "it is me", sender=f"boss@{alice.address.partition('@')[2]}")
 
@@ -73,6 +75,7 @@ def test_a_mark_of_spam_that_the_stranger_put_there_is_taken_off(stranger: Stran
     assert message.message["X-Spam"] is None
 
 
+@pytest.mark.gentle
 def test_the_verdict_stands_in_the_message_and_a_forged_one_is_taken_off(
     stranger: Stranger, alice: Person, topology: Topology
 ) -> None:
@@ -87,6 +90,7 @@ def test_the_verdict_stands_in_the_message_and_a_forged_one_is_taken_off(
     assert "bank.example" not in own[0]
 
 
+@pytest.mark.gentle
 def test_a_first_mail_of_an_unknown_server_is_not_put_off(
     stranger: Stranger, alice: Person, topology: Topology
 ) -> None:

@@ -41,6 +41,7 @@ def written(alice: Person, subject: str, text: str = "hello\n") -> EmailMessage:
     return letter(alice.address, alice.address, subject, text)
 
 
+@pytest.mark.gentle
 def test_every_program_finds_the_same_folders_for_the_same_uses(alice: Person) -> None:
     with alice.imap() as session:
         folders = [line.decode() for line in session.list()[1] if isinstance(line, bytes)]
@@ -72,6 +73,7 @@ def test_a_word_inside_a_mail_is_found_by_an_index(stranger: Stranger, alice: Pe
     client.succeed(f"find /var/vmail/{domain}/{name} -path '*fts-flatcurve*' -type f | grep .")
 
 
+@pytest.mark.gentle
 def test_a_phrase_with_words_of_one_letter_is_found(stranger: Stranger, alice: Person) -> None:
     stranger.send(alice.address, "on a visit", "We give it a 7 of 10.\n")
     alice.receive("on a visit")
@@ -82,6 +84,7 @@ def test_a_phrase_with_words_of_one_letter_is_found(stranger: Stranger, alice: P
         assert not numbers(session, "BODY", '"a 9 of 10"')
 
 
+@pytest.mark.gentle
 def test_a_program_that_waits_is_told_of_new_mail_at_once(stranger: Stranger, alice: Person) -> None:
     with alice.imap() as session:
         session.select("INBOX")
@@ -97,6 +100,7 @@ def test_a_program_that_waits_is_told_of_new_mail_at_once(stranger: Stranger, al
     assert b" EXISTS" in told
 
 
+@pytest.mark.gentle
 def test_what_a_program_puts_down_copies_moves_and_deletes_is_where_it_put_it(alice: Person) -> None:
     with alice.imap() as session:
         inner = f"Letters{separator(session)}2026"
@@ -120,6 +124,7 @@ def test_what_a_program_puts_down_copies_moves_and_deletes_is_where_it_put_it(al
     assert alice.count("put down") == 1  # the copy
 
 
+@pytest.mark.gentle
 def test_many_devices_of_one_user_read_at_once(alice: Person) -> None:
     with alice.imap() as session:
         session.append("Archive", "", "", written(alice, "read by many").as_bytes())
@@ -130,6 +135,7 @@ def test_many_devices_of_one_user_read_at_once(alice: Person) -> None:
     assert counts == [1] * 8
 
 
+@pytest.mark.gentle
 def test_two_programs_see_what_the_other_one_does(alice: Person) -> None:
     with alice.imap() as one, alice.imap() as other:
         one.append("Archive", "", "", written(alice, "seen by both").as_bytes())

@@ -73,6 +73,7 @@ def test_mails_of_users_at_once_go_out(stranger: Stranger, alice: Person) -> Non
         stranger.receive(subject)
 
 
+@pytest.mark.settled
 def test_one_source_can_not_take_all_connections_and_others_still_get_in(
     stranger: Stranger, alice: Person, world: World, topology: Topology
 ) -> None:

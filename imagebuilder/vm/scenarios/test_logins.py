@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from imagebuilder.topology import Topology
-from imagebuilder.vm.machine import Machine
+from imagebuilder.vm.inside import Inside
 from imagebuilder.vm.people import Person
 
 pytestmark = pytest.mark.settled
@@ -26,7 +26,8 @@ def addresses_of(alice: Person, topology: Topology) -> list[tuple[Person, IPv4Ad
     return ways
 
 
-def test_imap_sees_the_real_address_of_a_user(alice: Person, client: Machine, topology: Topology) -> None:
+@pytest.mark.gentle
+def test_imap_sees_the_real_address_of_a_user(alice: Person, client: Inside, topology: Topology) -> None:
     for calling, address in addresses_of(alice, topology):
         with calling.imap() as session:
             assert session.select("INBOX")[0] == "OK"
@@ -34,7 +35,8 @@ def test_imap_sees_the_real_address_of_a_user(alice: Person, client: Machine, to
         client.wait_until_succeeds(f"journalctl --boot --unit=dovecot | grep -F 'rip={address},'", within_s=10)
 
 
-def test_submission_sees_the_real_address_of_a_user(alice: Person, client: Machine, topology: Topology) -> None:
+@pytest.mark.gentle
+def test_submission_sees_the_real_address_of_a_user(alice: Person, client: Inside, topology: Topology) -> None:
     for calling, address in addresses_of(alice, topology):
         with calling.submission() as dialogue:
             assert dialogue.noop()[0] == 250

@@ -10,6 +10,7 @@ from imagebuilder.topology import Topology
 from imagebuilder.vm.people import Person, Stranger
 
 
+@pytest.mark.gentle
 @pytest.mark.settled
 def test_mail_from_a_stranger_reaches_the_inbox(stranger: Stranger, alice: Person) -> None:
     stranger.send(alice.address, "hello", "Is this on?\n")
@@ -21,15 +22,17 @@ def test_mail_from_a_stranger_reaches_the_inbox(stranger: Stranger, alice: Perso
     assert message.client_address == str(stranger.ipv4)  # XCLIENT carried it through the tunnel
 
 
+@pytest.mark.gentle
 @pytest.mark.settled
 def test_the_client_sees_the_ipv6_address_of_a_stranger(stranger: Stranger, alice: Person, topology: Topology) -> None:
-    if topology.proxy.ipv6 is None:
-        pytest.skip("the topology has no IPv6")
+    if topology.proxy.ipv6 is None or stranger.ipv6 is None:
+        pytest.skip("the topology, or the stranger, has no IPv6")
     stranger.send(alice.address, "hello by six", "Is this on?\n", ipv6=True)
 
     assert alice.receive("hello by six").client_address == str(stranger.ipv6)
 
 
+@pytest.mark.gentle
 @pytest.mark.settled
 def test_an_unknown_recipient_is_refused_while_a_known_one_in_the_same_dialogue_gets_the_mail(
     stranger: Stranger, alice: Person, nobody: str
@@ -41,16 +44,19 @@ def test_an_unknown_recipient_is_refused_while_a_known_one_in_the_same_dialogue_
     assert alice.receive("to two").text == "For one of you.\n"
 
 
+@pytest.mark.gentle
 @pytest.mark.settled
 def test_the_proxy_does_not_relay_for_strangers(stranger: Stranger) -> None:
     assert stranger.offer("someone@elsewhere.example").startswith("550")
 
 
+@pytest.mark.gentle
 @pytest.mark.settled
 def test_the_proxy_does_not_relay_for_strangers_who_call_themselves_ours(stranger: Stranger, alice: Person) -> None:
     assert stranger.offer("someone@elsewhere.example", sender=alice.address).startswith("550")
 
 
+@pytest.mark.gentle
 @pytest.mark.settled
 def test_mail_that_a_user_submits_arrives_outside_with_spf_dkim_and_dmarc_pass(
     stranger: Stranger, alice: Person, topology: Topology
@@ -67,6 +73,7 @@ def test_mail_that_a_user_submits_arrives_outside_with_spf_dkim_and_dmarc_pass(
     assert received.tls is not None
 
 
+@pytest.mark.gentle
 @pytest.mark.settled
 def test_mail_between_two_users_stays_at_home(alice: Person, bob: Person, stranger: Stranger) -> None:
     alice.send(bob.address, "for bob", "Lunch?\n")
@@ -75,6 +82,7 @@ def test_mail_between_two_users_stays_at_home(alice: Person, bob: Person, strang
     assert stranger.server.received() == () or all(each.subject != "for bob" for each in stranger.server.received())
 
 
+@pytest.mark.gentle
 @pytest.mark.settled
 def test_nobody_submits_mail_without_logging_in(alice: Person, stranger: Stranger) -> None:
     with alice.plain_submission() as dialogue:
@@ -86,6 +94,7 @@ def test_nobody_submits_mail_without_logging_in(alice: Person, stranger: Strange
     assert 500 <= code <= 599
 
 
+@pytest.mark.gentle
 @pytest.mark.settled
 def test_no_password_is_taken_outside_tls(alice: Person) -> None:
     with alice.plain_submission() as dialogue:

@@ -37,6 +37,7 @@ def test_a_colleagues_address_in_the_from_field_is_refused(alice: Person, bob: P
         dialogue.sendmail(alice.address, [stranger.address], message.as_bytes())
 
 
+@pytest.mark.settled
 def test_a_changed_password_outlives_a_start_of_the_mail_store_and_can_be_taken_back(
     alice: Person, client: Machine
 ) -> None:
@@ -108,8 +109,8 @@ def test_who_guesses_passwords_is_kept_from_mailboxes_by_his_real_address_and_ot
 
 def test_what_runs_leaves_both_machines_their_memory(pair: Pair, stranger: Stranger, alice: Person) -> None:
     for number in ("one", "two", "three"):
-        stranger.send_persistently(alice.address, f"work for {number}", "Some work for everybody.\n" * 1000)
-        alice.send(stranger.address, f"more for {number}", "And some more of it.\n" * 1000)
+        stranger.send_persistently(alice.address, f"work for {number}", "Some work for everybody.\n" * 300)
+        alice.send(stranger.address, f"more for {number}", "And some more of it.\n" * 300)
         alice.receive(f"work for {number}")
         stranger.receive(f"more for {number}")
 

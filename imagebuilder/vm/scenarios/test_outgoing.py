@@ -34,6 +34,7 @@ def test_each_domain_signs_with_its_own_key(
         assert (verdict.dkim_domain, verdict.dkim_selector) == (domain.name, domain.dkim_selector)
 
 
+@pytest.mark.gentle
 def test_long_and_strange_lines_leave_the_signature_whole(stranger: Stranger, alice: Person) -> None:
     body = "".join(
         f"{'.' * (number % 3)}{'x' * length}\r\n" for number, length in enumerate((997, 998, 0, 1, 3000, 60))
@@ -89,6 +90,7 @@ def test_the_proxy_calls_itself_by_the_name_that_its_address_has(
     assert names == [f"{topology.proxy.hostname}."]
 
 
+@pytest.mark.gentle
 def test_mail_without_date_and_number_gets_them(stranger: Stranger, alice: Person, topology: Topology) -> None:
     bare = f"From: {alice.address}\r\nTo: {stranger.address}\r\nSubject: bare\r\n\r\nHello.\r\n"
     with alice.submission() as dialogue:

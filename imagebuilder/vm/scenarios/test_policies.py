@@ -42,6 +42,7 @@ def test_mail_to_a_domain_whose_tlsa_record_names_another_key_waits_and_is_not_s
     assert "for the right server" not in {each.subject for each in stranger.server.received()}
 
 
+@pytest.mark.settled
 @pytest.mark.usefixtures("policy")
 def test_mail_goes_where_an_mta_sts_policy_says(alice: Person, stranger: Stranger, proxy: Machine) -> None:
     alice.send(f"someone@{STS_DOMAIN}", "by the rules", "As you wish.\n")

@@ -67,6 +67,7 @@ def test_every_fault_can_be_typed_and_what_can_be_mended_is(
     assert all(machine.running for machine in pair.machines.values())
 
 
+@pytest.mark.settled
 def test_packets_and_the_screen_can_be_kept(bed: Session, pair: Pair, capfd: pytest.CaptureFixture[str]) -> None:
     prompt = Prompt(bed, pair, {})
     for line in ("pcap proxy", "send for the record", "pcap proxy", "screenshot client"):

@@ -9,9 +9,11 @@ from contextlib import suppress
 import pytest
 
 from imagebuilder.topology import Topology
+from imagebuilder.vm.inside import Inside
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.people import IMAPS, SMTP, SUBMISSION, Person, Stranger
 from imagebuilder.vm.readiness import greeting
+from imagebuilder.vm.surroundings import Outside
 from imagebuilder.vm.wire import Wire, wire
 from imagebuilder.vm.world import World, unverified
 
@@ -44,8 +46,9 @@ def smuggling(line: Wire, end: bytes, sender: str, recipient: str, subject: str)
         line.reply()
 
 
-def test_no_greeting_tells_a_version(stranger: Stranger, world: World, topology: Topology) -> None:
-    address, limit = str(topology.proxy.ipv4.ip), stranger.patience.seconds(10)
+@pytest.mark.gentle
+def test_no_greeting_tells_a_version(proxy: Inside, world: Outside, topology: Topology) -> None:
+    address, limit = str(topology.proxy.ipv4.ip), proxy.patience.seconds(10)
 
     for port, secure in ((SMTP, False), (SUBMISSION, False), (IMAPS, True)):
         said = greeting(world.stranger, address, port, secure=secure, within_s=limit).decode()
@@ -54,6 +57,7 @@ def test_no_greeting_tells_a_version(stranger: Stranger, world: World, topology:
     assert "Debian" not in greeting(world.stranger, address, 22, within_s=limit).decode()
 
 
+@pytest.mark.gentle
 def test_the_mail_port_offers_what_it_keeps_and_nothing_else(stranger: Stranger, topology: Topology) -> None:
     with stranger.dialogue(secure=False) as dialogue:
         offered = dict(dialogue.esmtp_features)
@@ -62,6 +66,7 @@ def test_the_mail_port_offers_what_it_keeps_and_nothing_else(stranger: Stranger,
     assert int(offered["size"]) == max(domain.max_message_mib for domain in topology.mail.domains) * MIB
 
 
+@pytest.mark.gentle
 def test_submission_offers_logins_inside_tls_only_and_nothing_for_proxies(alice: Person) -> None:
     with alice.plain_submission() as dialogue:
         dialogue.ehlo()
@@ -75,6 +80,7 @@ def test_submission_offers_logins_inside_tls_only_and_nothing_for_proxies(alice:
     assert not (before | after) & {"xclient", "xforward", "vrfy", "etrn", "expn"}
 
 
+@pytest.mark.gentle
 def test_nobody_learns_by_asking_who_has_a_mailbox(stranger: Stranger, alice: Person, nobody: str) -> None:
     with stranger.dialogue() as dialogue:
         answers = {who: dialogue.docmd("VRFY", who) for who in (alice.address, nobody)}
@@ -87,6 +93,7 @@ def test_nobody_learns_by_asking_who_has_a_mailbox(stranger: Stranger, alice: Pe
     assert min(refused) >= 500
 
 
+@pytest.mark.gentle
 def test_a_stranger_who_speaks_for_another_address_is_not_heard(
     stranger: Stranger, alice: Person, topology: Topology
 ) -> None:
@@ -119,8 +126,9 @@ def test_a_strangers_proxy_header_is_believed_at_no_port(
     assert CLAIMED not in client.journal()
 
 
+@pytest.mark.gentle
 def test_a_pipelining_sender_gets_each_answer_in_order(
-    stranger: Stranger, alice: Person, nobody: str, world: World, topology: Topology
+    stranger: Stranger, alice: Person, nobody: str, world: Outside, topology: Topology
 ) -> None:
     orders = ("MAIL FROM:<>", f"RCPT TO:<{nobody}>", f"RCPT TO:<{alice.address}>", "RSET", "QUIT")
     with wire(world.stranger, topology.proxy.ipv4.ip, SMTP, within_s=stranger.patience.seconds(10)) as line:
@@ -131,9 +139,10 @@ def test_a_pipelining_sender_gets_each_answer_in_order(
     assert codes == [250, 550, 250, 250, 221]
 
 
+@pytest.mark.gentle
 @pytest.mark.parametrize("port", [SMTP, SUBMISSION])
 def test_what_is_sent_before_tls_is_not_taken_for_sent_inside(
-    stranger: Stranger, world: World, topology: Topology, port: int
+    stranger: Stranger, world: Outside, topology: Topology, port: int
 ) -> None:
     with wire(world.stranger, topology.proxy.ipv4.ip, port, within_s=stranger.patience.seconds(10)) as line:
         line.order(f"EHLO {stranger.helo}")
@@ -160,6 +169,7 @@ def test_a_bounce_and_a_letter_to_postmaster_are_taken(stranger: Stranger, alice
                 assert dialogue.rcpt(f"{name}@{domain.name}")[0] == 250
 
 
+@pytest.mark.gentle
 def test_an_old_server_that_says_helo_is_served(stranger: Stranger, alice: Person) -> None:
     with stranger.dialogue(secure=False) as dialogue:
         assert dialogue.helo(stranger.helo)[0] == 250

@@ -98,6 +98,7 @@ def test_a_catch_all_takes_what_nobody_has_and_steals_nothing(
     assert catcher.count("not for whoever") == 0
 
 
+@pytest.mark.gentle
 def test_what_stands_behind_a_plus_and_the_case_of_letters_do_not_matter(stranger: Stranger, alice: Person) -> None:
     name, _, domain = alice.address.partition("@")
 
@@ -122,6 +123,7 @@ def test_an_account_that_only_sends_takes_no_mail_and_sends(
     assert stranger.judge(stranger.receive("paper jam")).dmarc == "pass"
 
 
+@pytest.mark.gentle
 def test_a_message_above_the_limit_is_refused_before_it_is_sent(
     stranger: Stranger, alice: Person, topology: Topology
 ) -> None:

@@ -7,9 +7,10 @@ import struct
 import pytest
 
 from imagebuilder.topology import Topology
+from imagebuilder.vm.inside import Inside
 from imagebuilder.vm.machine import Machine
 from imagebuilder.vm.session import Session
-from imagebuilder.vm.world import World
+from imagebuilder.vm.surroundings import Outside
 
 SSH = "ssh -F none -o BatchMode=yes -o UserKnownHostsFile=/run/bed-hosts -o StrictHostKeyChecking=yes"
 KEXINIT = 20
@@ -30,7 +31,7 @@ OLD_WORDS = (
 """Parts of the names of what nobody should speak any more, or has no need of."""
 
 
-def offers(world: World, topology: Topology, within_s: float) -> list[list[str]]:
+def offers(world: Outside, topology: Topology, within_s: float) -> list[list[str]]:
     """Return the lists of algorithms that the proxy offers before anybody has logged in (RFC 4253 section 7.1)."""
     with world.stranger.connect(topology.proxy.ipv4.ip, 22, within_s=within_s) as connection:
         stream = connection.makefile("rb")
@@ -53,8 +54,9 @@ def known_hosts(bed: Session, topology: Topology) -> str:
     return f"{topology.proxy.ipv4.ip} {keys.proxy}\n{topology.tunnel.client_address} {keys.client}\n"
 
 
+@pytest.mark.gentle
 @pytest.mark.settled
-def test_ssh_speaks_modern_algorithms_only(pair: object, world: World, topology: Topology, proxy: Machine) -> None:
+def test_ssh_speaks_modern_algorithms_only(pair: object, world: Outside, topology: Topology, proxy: Inside) -> None:
     exchange, host_keys, ciphers, back, macs, macs_back, *_ = offers(world, topology, proxy.patience.seconds(10))
 
     spoken = [*exchange, *host_keys, *ciphers, *back, *macs, *macs_back]

@@ -15,6 +15,7 @@ from imagebuilder.dns.records import mta_sts_policy, zone_records
 from imagebuilder.services.certificate import public_names
 from imagebuilder.topology import Topology
 from imagebuilder.vm.people import Person
+from imagebuilder.vm.surroundings import Outside
 from imagebuilder.vm.waiting import Seen, wait_for
 from imagebuilder.vm.world import World
 
@@ -41,7 +42,7 @@ def asked(
 
 
 def page(
-    alice: Person, world: World, name: str, path: str, *, method: str = "GET", body: str | None = None
+    alice: Person, world: Outside, name: str, path: str, *, method: str = "GET", body: str | None = None
 ) -> tuple[http.client.HTTPResponse, bytes]:
     """Return the same by HTTPS, with the certificate verified, as soon as there is one."""
     found: list[tuple[http.client.HTTPResponse, bytes]] = []
@@ -57,7 +58,8 @@ def page(
     return found[0]
 
 
-def test_thunderbird_finds_its_settings_at_both_places(alice: Person, world: World, topology: Topology) -> None:
+@pytest.mark.gentle
+def test_thunderbird_finds_its_settings_at_both_places(alice: Person, world: Outside, topology: Topology) -> None:
     host = topology.proxy.hostname
     for domain in topology.mail.domains:
         for name, path in (
@@ -77,8 +79,9 @@ def test_thunderbird_finds_its_settings_at_both_places(alice: Person, world: Wor
             assert domain.name in {each.text for each in settings.iter("domain")}
 
 
+@pytest.mark.gentle
 def test_outlook_gets_its_settings_for_the_address_it_asks_about(
-    alice: Person, world: World, topology: Topology
+    alice: Person, world: Outside, topology: Topology
 ) -> None:
     question = f"<Autodiscover><Request><EMailAddress>{alice.address}</EMailAddress></Request></Autodiscover>"
     for domain in topology.mail.domains:
@@ -95,7 +98,8 @@ def test_outlook_gets_its_settings_for_the_address_it_asks_about(
             assert protocol.findtext(f"{OUTLOOK}LoginName") == alice.address
 
 
-def test_an_iphone_gets_a_profile(alice: Person, world: World, topology: Topology) -> None:
+@pytest.mark.gentle
+def test_an_iphone_gets_a_profile(alice: Person, world: Outside, topology: Topology) -> None:
     path = f"/apple.mobileconfig?email={alice.address.replace('@', '%40')}"
     response, content = page(alice, world, topology.proxy.hostname, path)
     [account] = plistlib.loads(content)["PayloadContent"]
@@ -108,7 +112,10 @@ def test_an_iphone_gets_a_profile(alice: Person, world: World, topology: Topolog
     )
 
 
-def test_other_servers_find_the_policy_that_the_zone_promises(alice: Person, world: World, topology: Topology) -> None:
+@pytest.mark.gentle
+def test_other_servers_find_the_policy_that_the_zone_promises(
+    alice: Person, world: Outside, topology: Topology
+) -> None:
     for domain in topology.mail.domains:
         response, content = page(alice, world, f"mta-sts.{domain.name}", "/.well-known/mta-sts.txt")
 
@@ -118,8 +125,9 @@ def test_other_servers_find_the_policy_that_the_zone_promises(alice: Person, wor
     assert page(alice, world, topology.proxy.hostname, "/.well-known/mta-sts.txt")[0].status == 404
 
 
+@pytest.mark.gentle
 def test_every_name_has_a_certificate_and_no_page_tells_what_serves_it(
-    alice: Person, world: World, topology: Topology
+    alice: Person, world: Outside, topology: Topology
 ) -> None:
     for name in public_names(topology):
         response, _ = page(alice, world, name, "/")
@@ -131,7 +139,8 @@ def test_every_name_has_a_certificate_and_no_page_tells_what_serves_it(
         assert "default-src 'none'" in (response.getheader("Content-Security-Policy") or "")
 
 
-def test_plain_http_leads_to_https_and_foreign_names_nowhere(alice: Person, world: World, topology: Topology) -> None:
+@pytest.mark.gentle
+def test_plain_http_leads_to_https_and_foreign_names_nowhere(alice: Person, world: Outside, topology: Topology) -> None:
     for name in public_names(topology):
         response, _ = asked(alice, 80, name, "/some/where?x=y")
 
