@@ -55,7 +55,8 @@ def run(args: Namespace) -> int:
 def write_page(history: History, record: Record, folder: Path) -> Path:
     """Write the page of *record* into its *folder*, beside the runs before it, and return its path."""
     runs = history.all(record.topology_key)
-    earlier = [run.record for run in runs if run.record.started < record.started and run.folder != folder]
+    others = [run.record for run in runs if run.folder != folder]
+    earlier = [each for each in others if each.started < record.started and each.deployed == record.deployed]
     target, new = folder / PAGE, folder / f"{PAGE}.new"
     new.write_text(page(record, earlier, [name for name in FILES if (folder / name).exists()]))
     new.replace(target)

@@ -109,5 +109,6 @@ class History:
 
 
 def durations(runs: tuple[PastRun, ...]) -> dict[str, float]:
-    """Return how many seconds each test took when it last ran to its end. Pure."""
-    return {test.id: test.seconds for run in runs for test in run.record.tests if test.seconds > 0}
+    """Return how many seconds each test took in the bed when it last ran to its end. Pure."""
+    bed = (run.record for run in runs if not run.record.deployed)
+    return {test.id: test.seconds for record in bed for test in record.tests if test.seconds > 0}

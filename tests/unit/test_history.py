@@ -73,6 +73,12 @@ def test_a_tests_duration_is_that_of_its_last_run(history: History) -> None:
         test = TestResult(id="a", outcome=Outcome.PASSED, seconds=seconds)
         history.keep(record(run=folder.name, tests=(test,)), folder)
 
+    folder = history.folder / "2026-11-22T10-00-03"
+    folder.mkdir()
+    # what deployed hosts did tells nothing of machines in the bed
+    test = TestResult(id="a", outcome=Outcome.PASSED, seconds=0.1)
+    history.keep(record(run=folder.name, tests=(test,), deployed=True), folder)
+
     assert durations(history.all()) == {"a": 5.0}
 
 

@@ -14,9 +14,10 @@ from imagebuilder.runs.report.charts import boot, door_columns, door_row, rows_o
 from imagebuilder.runs.report.page import headline
 from imagebuilder.runs.report.picture import narrow, shortened, wide
 from imagebuilder.store.folder import Store
-from imagebuilder.topology import Role
+from imagebuilder.topology import Role, load_topology
 from imagebuilder.vm.boot_chart import boot_chart
-from tests.unit.records import record
+from imagebuilder.vm.recording import scene
+from tests.unit.records import REFERENCE, record
 from tests.unit.test_vm_trace import SYSTEMD
 
 
@@ -38,6 +39,16 @@ def test_the_page_needs_no_other_file() -> None:
     assert "<script" not in text
     assert "http" not in text
     assert "url(#" in text
+
+
+def test_the_page_of_deployed_hosts_shows_where_they_were_called_from_and_that_it_is_not_the_whole() -> None:
+    called = scene(load_topology(REFERENCE), ("203.0.113.9",))
+    text = page(record(deployed=True, accelerator="", scene=called))
+
+    assert "203.0.113.9" in text
+    assert "these were deployed hosts" in text
+    assert "partial" in text
+    assert "outside as" not in text
 
 
 def test_the_headline_is_a_sentence() -> None:
