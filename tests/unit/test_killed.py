@@ -78,7 +78,10 @@ def killed(
     process.join(after_s)
     assert process.pid
     if alive := process.exitcode is None:
-        os.kill(process.pid, signal.SIGKILL)
+        try:
+            os.kill(process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has ended, and the server of forks has yet to say so
+            alive = False
     process.join()
     return alive
 

@@ -54,7 +54,7 @@ def test_what_was_brought_goes_too_when_the_connection_breaks(tmp_path: Path) ->
         Reached(Role.CLIENT, HOST, NATURAL, farewell=f"echo gone >{parting}") as client,
         pytest.raises(LostError, match=r"root@198\.51\.100\.7"),
     ):
-        client.execute("kill -HUP $$; sleep 1", timeout_s=5)
+        client.execute("kill -TERM $$; sleep 1", timeout_s=5)
 
     assert parting.read_text() == "gone\n"
     assert of_ours(tmp_path) == []
