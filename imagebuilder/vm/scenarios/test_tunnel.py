@@ -23,7 +23,7 @@ NARROW = 1280
 """Bytes of the tunnel's packets, the least that IPv6 allows (RFC 8200 section 5)."""
 OUTER_BYTES = 80
 """What WireGuard, UDP and IPv6 add to them."""
-FILE_MIB = {Acceleration.KVM: 25, Acceleration.TCG: 5}
+FILE_MIB = {Acceleration.KVM: 25, Acceleration.TCG: 3}
 """What people take for the largest file that mail carries; an emulated proxy would need two minutes for its lines."""
 MIB = 2**20
 FOUND_AGAIN_S = 30
