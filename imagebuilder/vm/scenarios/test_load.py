@@ -12,7 +12,7 @@ from imagebuilder.vm.people import SMTP, Person, Stranger, letter
 from imagebuilder.vm.waiting import Seen, wait_for
 from imagebuilder.vm.world import World
 
-MANY = 15
+MANY = 10
 AT_ONCE = 20
 """Connections of one source to the mail port that the firewall lets be open."""
 
