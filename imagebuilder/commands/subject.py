@@ -38,7 +38,7 @@ def subject_of(args: Namespace, *, keep: bool = False) -> tuple[Subject, Origin]
         images, read, tools = built.images, files, built.tools
     topology, public, _ = read.read()
     origin = origin_of(files, read, generation, store)
-    return Subject(images, topology, public, secrets, tools, History(store).new_run(), store.root, keep), origin
+    return Subject(images, topology, public, tools, History(store).new_run(), secrets, store.root, keep), origin
 
 
 def origin_of(files: Files, read: Files, generation: Generation, store: Store) -> Origin:

@@ -4,6 +4,7 @@ import json
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -21,10 +22,9 @@ from imagebuilder.statements.signing import SigningKey, configured_signing_key
 from imagebuilder.store.hashing import sha256_of
 from imagebuilder.vm.acceptance import Orders, WrongTestsError, collect, run_deployed, run_scenarios
 from imagebuilder.vm.denylist import read_denylist
-from imagebuilder.vm.deployed import Deployment
 from imagebuilder.vm.plugin import SCENARIOS
 from imagebuilder.vm.recording import record_of
-from imagebuilder.vm.session import Subject
+from imagebuilder.vm.tested import Tested
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -77,15 +77,15 @@ def run(args: Namespace) -> int:
     if not collected.selected:
         say("no test is left to run" if collected.all else "there are no tests")
         return ExitStatus.FAILED
-    subject: Subject | Deployment
+    subject: Tested
     if args.deployed:
         subject, origin = deployment_of(args)
-        started = datetime.now(UTC)
-        seen = run_deployed(subject, orders, collected)
+        run_tests = partial(run_deployed, subject)
     else:
         subject, origin = subject_of(args, keep=args.keep)
-        started = datetime.now(UTC)
-        seen = run_scenarios(subject, orders, collected)
+        run_tests = partial(run_scenarios, subject)
+    started = datetime.now(UTC)
+    seen = run_tests(orders, collected)
     record = record_of(subject, origin, orders, collected, seen, started, datetime.now(UTC))
     history.keep(record, subject.folder)
     say(f"report: {write_page(history, record, subject.folder)}")
@@ -115,7 +115,7 @@ def orders_of(args: Namespace, files: Files, history: History) -> Orders:
     )
 
 
-def proven(history: History, record: Record, subject: Subject | Deployment, key: SigningKey | None) -> Path | None:
+def proven(history: History, record: Record, subject: Tested, key: SigningKey | None) -> Path | None:
     """Attest that the images passed, if they did, all of it; return the attestation, or say why there is none."""
     why = refusal(record)
     for role, image in () if why else subject.images.items():
@@ -144,7 +144,7 @@ def facts(record: Record, folder: Path, proof: Path | None) -> dict[str, object]
     return told | record.model_dump(mode="json")
 
 
-def table(record: Record, subject: Subject | Deployment) -> str:
+def table(record: Record, subject: Tested) -> str:
     """Return the outcome for people."""
     lines = ["", "images"]
     for role, image in record.images.items():

@@ -81,7 +81,7 @@ class Seen:
     stopped: bool = False
     """Whether the operator interrupted it."""
     here: tuple[str, ...] = ()
-    """Addresses that deployed hosts saw this machine at."""
+    """Addresses that deployed hosts saw this machine at; none for machines of the bed."""
 
 
 @dataclass(frozen=True)

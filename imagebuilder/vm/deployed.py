@@ -6,11 +6,10 @@ Owns the connections to both hosts, mailboxes that are there as long as the test
 import contextlib
 import os
 import secrets
-import socket
 import ssl
 import tempfile
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -19,19 +18,20 @@ from imagebuilder.build.image import Image
 from imagebuilder.dns.records import Record, zone_records
 from imagebuilder.errors import ExitStatus, ImagebuilderError
 from imagebuilder.run import say
-from imagebuilder.secrets.keys import hashed, new_password, passwd_line
+from imagebuilder.secrets.keys import hashed, new_password
 from imagebuilder.shipping.arrival import way_in
 from imagebuilder.shipping.remote import Address
 from imagebuilder.shipping.residence import addressed
-from imagebuilder.tools import Tools
 from imagebuilder.topology import PublicKeys, Role, Topology
 from imagebuilder.vm.authority import Issuer
-from imagebuilder.vm.host import Host, ThisMachine
+from imagebuilder.vm.host import Host, ThisMachine, own_address
+from imagebuilder.vm.identity import Guest
 from imagebuilder.vm.inside import Inside
 from imagebuilder.vm.mta import MailServer
-from imagebuilder.vm.people import SMTP, Person, Stranger
+from imagebuilder.vm.people import Person, Stranger
 from imagebuilder.vm.reached import Reached
 from imagebuilder.vm.sightings import Sightings
+from imagebuilder.vm.tested import Tested
 from imagebuilder.vm.waiting import NATURAL, Patience
 
 GUESTS = 2
@@ -46,15 +46,8 @@ rm -rf /var/vmail/*/guest-TOKEN-*
 
 
 @dataclass(frozen=True)
-class Deployment:
+class Deployment(Tested):
     """Images that were shipped, and how to get at the hosts that run them."""
-
-    images: Mapping[Role, Image]
-    topology: Topology
-    public: PublicKeys
-    tools: Tools
-    folder: Path
-    """Where this run keeps reports; made if need be."""
 
     identity: Path | None = None
     """Private key of the administrator; None: what ssh's own settings offer."""
@@ -180,18 +173,19 @@ def deployed(subject: Deployment) -> Iterator[Deployed]:
         here = ThisMachine("here", _own_ipv4(machines[Role.PROXY]), _own_ipv6(topology))
         server = stack.enter_context(_mail_server(subject, here)) if subject.domain else None
         guests = {f"guest-{token}-{number}@{topology.mail.domains[0].name}": new_password() for number in range(GUESTS)}
-        machines[Role.CLIENT].succeed(invitation(guests))
+        machines[Role.CLIENT].succeed(
+            invitation(Guest(address, GUEST_QUOTA_MIB, hashed(word)) for address, word in guests.items())
+        )
         world = Abroad(topology, subject.public, here, here, _trust(topology))
         yield Deployed(subject, Residents(machines, subject.images), world, server, guests)
 
 
-def invitation(guests: Mapping[str, str]) -> str:
-    """Return the script that lets *guests* in, passwords by address, as those of the secrets partition are.
+def invitation(guests: Iterable[Guest]) -> str:
+    """Return the script that lets *guests* in as those of the secrets partition are at the client's start. Pure.
 
-    The client told Dovecot, Postfix and Rspamd of those at its start (overlays/guests).
+    See overlays/guests: Dovecot, Postfix and Rspamd are told.
     """
-    quota = f"userdb_quota_storage_size={GUEST_QUOTA_MIB}M"
-    lines = "".join(passwd_line(address, hashed(password), quota) for address, password in guests.items())
+    lines = "".join(guest.line for guest in guests)
     return f"""\
 set -e
 umask 077
@@ -218,12 +212,10 @@ def _own_ipv6(topology: Topology) -> IPv6Address | None:
     """Return the address that we call the proxy from by IPv6; None when there is no way."""
     if topology.proxy.ipv6 is None:
         return None
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((str(topology.proxy.ipv6.ip), SMTP))  # sends nothing, and finds the way
-        except OSError:
-            return None
-        return IPv6Address(probe.getsockname()[0])
+    try:
+        return IPv6Address(own_address(topology.proxy.ipv6.ip))
+    except OSError:
+        return None
 
 
 def _trust(topology: Topology) -> ssl.SSLContext:

@@ -59,6 +59,17 @@ class Host:
                 raise ImagebuilderError(f"{argv[0]!r} can't be run: {error.strerror}") from error
 
 
+def own_address(target: IPv4Address | IPv6Address) -> str:
+    """Return the address that packets from this thread's network to *target* leave with; raise OSError without a way.
+
+    A router on the way may give them another.
+    """
+    family = socket.AF_INET6 if target.version == 6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((str(target), 9))  # sends nothing
+        return str(probe.getsockname()[0])
+
+
 @dataclass(frozen=True)
 class ThisMachine(Host):
     """Where we are, with the addresses that others see us at: sockets and programs need go nowhere."""

@@ -84,6 +84,11 @@ class Guest:
     quota_mib: int
     hashed_password: str = field(repr=False)
 
+    @property
+    def line(self) -> str:
+        """How the mail store is told of it."""
+        return passwd_line(self.address, self.hashed_password, f"userdb_quota_storage_size={self.quota_mib}M")
+
 
 @dataclass(frozen=True)
 class Credentials:
@@ -99,11 +104,7 @@ class Credentials:
         """Return what the image of *role* finds in /run/credstore: content by file name. Pure."""
         files = credentials(self.secrets, topology, role)
         if role is Role.CLIENT:
-            lines = (
-                passwd_line(guest.address, guest.hashed_password, f"userdb_quota_storage_size={guest.quota_mib}M")
-                for guest in self.guests
-            )
-            files["mailboxes.guests"] = "".join(lines).encode()
+            files["mailboxes.guests"] = "".join(guest.line for guest in self.guests).encode()
         return files
 
 

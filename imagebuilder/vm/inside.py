@@ -20,6 +20,11 @@ class Inside(ABC):
     name: str
     patience: Patience
 
+    @property
+    @abstractmethod
+    def running(self) -> bool:
+        """Whether anybody could answer."""
+
     # --- commands
 
     @abstractmethod

@@ -67,12 +67,12 @@ class Cast:
     @pytest.fixture
     def alice(self, pair: Machines) -> Person:
         """The owner of the topology's first mailbox, or a guest where that is really somebody's; abroad."""
-        return replace(self.session.person(0), missing=partial(self._missing, pair, *Role))
+        return replace(self.session.person(0), missing=partial(machines_off, pair, *Role))
 
     @pytest.fixture
     def bob(self, pair: Machines) -> Person:
         """The owner of the second mailbox, abroad too; a guest where the topology has one only."""
-        return replace(self.session.person(1), missing=partial(self._missing, pair, *Role))
+        return replace(self.session.person(1), missing=partial(machines_off, pair, *Role))
 
     @pytest.fixture
     def stranger(self, pair: Machines) -> Stranger:
@@ -80,7 +80,7 @@ class Cast:
         if (stranger := self.session.stranger()) is None:
             pytest.skip("this machine is no mail server: --as DOMAIN says whose it is")
         # What the proxy has it sends by itself, and it answers strangers without the client.
-        return replace(stranger, missing=partial(self._missing, pair, Role.PROXY))
+        return replace(stranger, missing=partial(machines_off, pair, Role.PROXY))
 
     @pytest.fixture
     def nobody(self) -> str:
@@ -89,11 +89,6 @@ class Cast:
             if not domain.catch_all:
                 return f"nobody-of-that-name@{domain.name}"
         pytest.skip("every domain of the topology has a catch-all")
-
-    @staticmethod
-    def _missing(pair: Machines, *roles: Role) -> str:
-        """Say which machines of *pair* are off; nothing when those of *roles* all run."""
-        return machines_off(pair, *roles) if isinstance(pair, Pair) else ""
 
 
 class Field(Cast):

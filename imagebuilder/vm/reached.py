@@ -56,6 +56,11 @@ class Reached(Inside):
     ) -> None:
         self._hang_up()
 
+    @property
+    def running(self) -> bool:
+        """Whether the connection stands."""
+        return self._process is not None and self._process.poll() is None
+
     def execute(self, script: str, *, timeout_s: float = 60, clock_jumps: bool = False) -> Completed:
         """Run *script* by bash as root and return what it did; raise RemoteError when the connection is lost."""
         try:

@@ -11,8 +11,7 @@ from imagebuilder.runs.record import Hop, ImageFacts, Message, Record, Scene
 from imagebuilder.topology import Topology
 from imagebuilder.vm.acceptance import Collected, Orders, Seen
 from imagebuilder.vm.addresses import addresses
-from imagebuilder.vm.deployed import Deployment
-from imagebuilder.vm.session import Subject
+from imagebuilder.vm.tested import Tested
 from imagebuilder.vm.world import PUBLIC_TCP
 
 
@@ -30,7 +29,7 @@ class Origin:
 
 
 def record_of(
-    subject: Subject | Deployment,
+    subject: Tested,
     origin: Origin,
     orders: Orders,
     collected: Collected,
@@ -61,7 +60,7 @@ def record_of(
         expression=orders.expression or "",
         deselected=len(collected.deselected),
         never_ran=tuple(never),
-        deployed=isinstance(subject, Deployment),
+        deployed=bool(seen and seen.here),
         scene=scene(subject.topology, seen.here if seen else ()),
         hello_s=seen.boot.hello_s if seen and seen.boot else {},
         settled_s=seen.boot.settled_s if seen and seen.boot else {},

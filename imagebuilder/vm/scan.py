@@ -9,11 +9,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
-from imagebuilder.vm.host import Host
+from imagebuilder.vm.host import Host, own_address
 from imagebuilder.vm.namespace import entered
 
 Address = IPv4Address | IPv6Address
-AF = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 SYN, ACK_SYN = 0x02, 0x12
 RATES_PER_S = (10_000, 4000, 4000)
@@ -49,11 +48,11 @@ def answering_tcp_ports(
     *expected* ones are given longer. *lost* returns how many packets were ever lost on the way to a machine; None when
     nobody can tell.
     """
-    family = AF[target.version]
-    own = _source(host, target)
+    family = socket.AF_INET6 if target.version == 6 else socket.AF_INET
     source = random.randrange(20000, 30000)
     opened: set[int] = set()
     with host.entered():
+        own = ip_address(own_address(target))
         raw = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP)
     with raw:
         raw.setblocking(False)
@@ -90,7 +89,7 @@ def lost_packets(networks: Iterable[str]) -> int:
 
 def answering_udp_ports(host: Host, target: Address, ports: Iterable[int] = UDP_PORTS) -> set[int]:
     """Return the UDP ports of *target* that send anything back to *host*, an ICMP error included."""
-    family = AF[target.version]
+    family = socket.AF_INET6 if target.version == 6 else socket.AF_INET
     sockets: dict[int, socket.socket] = {}
     answered: set[int] = set()
     for port in ports:
@@ -120,13 +119,6 @@ def answering_udp_ports(host: Host, target: Address, ports: Iterable[int] = UDP_
         for each in sockets.values():
             each.close()
     return answered
-
-
-def _source(host: Host, target: Address) -> Address:
-    """Return the address that packets of *host* to *target* bear when they leave: a router may give them another."""
-    with host.entered(), socket.socket(AF[target.version], socket.SOCK_DGRAM) as probe:
-        probe.connect((str(target), 9))  # sends nothing
-        return ip_address(probe.getsockname()[0])
 
 
 def _paced(ports: Iterable[int], rate_per_s: int) -> Iterator[tuple[int, int]]:

@@ -9,13 +9,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imagebuilder.build.image import Image
 from imagebuilder.errors import ImagebuilderError
 from imagebuilder.run import say
 from imagebuilder.runs.history import KEPT
 from imagebuilder.secrets.keys import Secrets
-from imagebuilder.tools import Tools
-from imagebuilder.topology import PublicKeys, Role, Topology
+from imagebuilder.topology import Role
+from imagebuilder.vm import faults
 from imagebuilder.vm.accelerator import Accelerator, find_accelerator
 from imagebuilder.vm.identity import Credentials, bed_credentials, identity_of
 from imagebuilder.vm.mta import MailServer
@@ -25,21 +24,17 @@ from imagebuilder.vm.people import Person, Stranger
 from imagebuilder.vm.readiness import wait_until_certified, wait_until_mail_flows
 from imagebuilder.vm.sightings import Sightings
 from imagebuilder.vm.snapshots import Saved, Snapshots
+from imagebuilder.vm.surroundings import Machines
+from imagebuilder.vm.tested import Tested
 from imagebuilder.vm.waiting import ExpectationError
 from imagebuilder.vm.world import FOLDER, World
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is tested: images and what belongs to them."""
+class Subject(Tested):
+    """What is tested in the bed, and what its machines need."""
 
-    images: Mapping[Role, Image]
-    topology: Topology
-    public: PublicKeys
     secrets: Secrets
-    tools: Tools
-    folder: Path
-    """Where this run keeps reports; made if need be."""
     cache: Path
     """What is remembered between runs: the accelerator that was found, and booted pairs."""
     keep: bool = False
@@ -136,8 +131,10 @@ class Session:
         return self._pair
 
     def mend(self) -> None:
-        """Take back all that was done to the world around the pair."""
-        self._detached |= self.world.mend()
+        """Take back all that was done to the world and, where it was a link, to the pair at its ends."""
+        if self.world.mend() and self._pair is not None:
+            faults.mend(self._pair)
+            self._detached = True
 
     def stir(self) -> None:
         """Let the next one who asks for a settled pair get a fresh one: nobody knows what happened to this one."""
@@ -279,7 +276,7 @@ class Session:
         )
 
 
-def machines_off(pair: Pair, *roles: Role) -> str:
+def machines_off(pair: Machines, *roles: Role) -> str:
     """Return in words which machines of *pair* are off; nothing when those of *roles* all run."""
     return ", ".join(f"{role} is off" for role in roles if not pair.machines[role].running)
 

@@ -49,7 +49,7 @@ def subject(pytestconfig: pytest.Config, tmp_path: Path) -> Iterator[Subject]:
     write_secrets(files.secrets, credentials.secrets)
     built, _ = build_recorded(files, store, sources_of_environment())
     folder = History(store).new_run()
-    yield Subject(built.images, topology, credentials.public, credentials.secrets, built.tools, folder, store.root)
+    yield Subject(built.images, topology, credentials.public, built.tools, folder, credentials.secrets, store.root)
     shutil.rmtree(folder, ignore_errors=True)
 
 

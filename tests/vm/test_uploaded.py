@@ -52,7 +52,7 @@ def subject(site: Path) -> Subject:
     built, _ = build_recorded(files, store, sources_of_environment())
     topology, public, _ = files.read()
     secrets = read_secrets(files.secrets)
-    return Subject(built.images, topology, public, secrets, built.tools, History(store).new_run(), store.root)
+    return Subject(built.images, topology, public, built.tools, History(store).new_run(), secrets, store.root)
 
 
 @pytest.fixture

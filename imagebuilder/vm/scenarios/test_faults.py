@@ -49,7 +49,6 @@ def test_mail_arrives_over_a_bad_line(world: World, pair: Pair, stranger: Strang
     stranger.send_persistently(alice.address, "from far away", "Slowly.\n")
 
     assert alice.receive("from far away").text == "Slowly.\n"
-    faults.delay(pair.client, world.links["client"], 0)
 
 
 @pytest.mark.settled
@@ -60,7 +59,6 @@ def test_a_delayed_cable_delays_every_answer(pair: Pair, world: World, topology:
     faults.delay(pair.client, world.links["client"], 300)
 
     assert min(int(pair.proxy.succeed(script)) for _ in range(3)) > before + 150_000
-    faults.delay(pair.client, world.links["client"], 0)
 
 
 def test_a_jumped_clock_is_wrong_by_as_much(client: Machine) -> None:
