@@ -14,7 +14,7 @@ from imagebuilder.topology import Role
 from imagebuilder.vm.acceptance import WrongTestsError
 from imagebuilder.vm.deployed import Deployment
 from imagebuilder.vm.recording import Origin
-from imagebuilder.vm.waiting import Patience
+from imagebuilder.vm.waiting import NATURAL, Patience
 
 
 def deployed_arguments(parser: ArgumentParser) -> None:
@@ -37,7 +37,6 @@ def deployed_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--patience",
         type=_factor,
-        default=1.0,
         metavar="FACTOR",
         help="with --deployed: wait that many times as long for everything, as slow hosts need it",
     )
@@ -52,8 +51,8 @@ def require_sense(args: Namespace) -> None:
         if args.certificate and not args.domain:
             raise WrongTestsError("--certificate is for a mail server, and there is none", hint="--as DOMAIN")
         return
-    given = {"--identity": args.identity, "--as": args.domain, "--certificate": args.certificate}
-    if wrong := [name for name, value in given.items() if value]:
+    given = ("--identity", args.identity), ("--as", args.domain), ("--certificate", args.certificate)
+    if wrong := [name for name, value in (*given, ("--patience", args.patience)) if value]:
         raise WrongTestsError(f"{', '.join(wrong)}: that is for deployed hosts", hint="add --deployed")
 
 
@@ -72,7 +71,7 @@ def deployment_of(args: Namespace) -> tuple[Deployment, Origin]:
         identity=args.identity,
         domain=args.domain,
         certificate=args.certificate,
-        patience=Patience(args.patience),
+        patience=Patience(args.patience) if args.patience else NATURAL,
     )
     return deployment, origin_of(files, read, generation, store)
 

@@ -113,6 +113,7 @@ def test_a_reader_that_goes_away_causes_no_traceback(site: Path) -> None:
     ("options", "said"),
     [
         (["--as", "example.net"], "--as: that is for deployed hosts"),
+        (["--patience", "3"], "--patience: that is for deployed hosts"),
         (["--identity", "key", "--certificate", "pem"], "--identity, --certificate: that is for deployed hosts"),
         (["--deployed", "--jobs", "2", "--keep"], "--jobs, --keep: that is for machines of the bed"),
         (["--deployed", "--certificate", "pem"], "--certificate is for a mail server"),

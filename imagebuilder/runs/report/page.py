@@ -111,11 +111,13 @@ def headline(record: Record) -> str:
 
 
 def _facts(record: Record) -> list[Fact]:
-    processor = {"kvm": "KVM", "tcg": "emulation", "": "whoever they were deployed to"}[record.accelerator]
+    runner = {"kvm": "KVM", "tcg": "emulation"}.get(record.accelerator, record.accelerator)
+    if record.deployed:
+        runner = "their owners"
     facts = [
         Fact("started", f"{record.started:%d %B %Y, %H:%M} UTC"),
         Fact("took", _duration(record.seconds)),
-        Fact("machines run by", processor, f"waits are {record.patience:.0f} times the natural ones"),
+        Fact("machines run by", runner, f"waits are {record.patience:.0f} times the natural ones"),
     ]
     if record.mail_ready_s is not None:
         facts.append(Fact("boot until mail flowed", f"{record.mail_ready_s:.1f} s"))
